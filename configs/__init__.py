@@ -1,0 +1,1 @@
+"""Configurations: `common.py` and one file per method, which overrides it."""

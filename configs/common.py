@@ -1,0 +1,64 @@
+"""Options that all methods share. A method's file calls `parse` and `get_config`, then overrides.
+
+The text after the colon of `--config=configs/maan.py:dataset=feature_folder,quick` sets the few switches that
+decide what the rest of the config looks like; every other option is `--config.<option>=<value>`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def parse(text: str | None, **defaults):
+    """`"a=1,b"` -> ConfigDict(a=1, b=True, others as in `defaults`), with the types of the defaults.
+
+    Raises:
+      ValueError: a switch that is not in `defaults`.
+    """
+    switches = ConfigDict(defaults)
+    for part in filter(None, (text or "").split(",")):
+        name, _, value = part.partition("=")
+        if name not in defaults:
+            raise ValueError(f"--config=...:{part}: no switch {name!r}; there are {', '.join(defaults)}")
+        kind = type(defaults[name])
+        switches[name] = value in ("", "1", "true", "True") if kind is bool else kind(value)
+    return switches
+
+
+SWITCHES = dict(dataset="synthetic_untrimmed/thumos", quick=False)
+
+
+def get_config(switches: ConfigDict) -> ConfigDict:
+    """The shared part of a config."""
+    config = ConfigDict()
+
+    config.seed = 0
+    config.seeds = 1  # this many seeds, from `seed` on, are trained at once
+    config.resume = True  # continue the run found in --workdir; False sets that run aside and starts anew
+
+    config.data = ConfigDict()
+    config.data.name = switches.dataset  # a TFDS builder of wsal_jax.data, with its config if it has several
+    config.data.root = ""  # feature_folder: the user's folder
+    config.data.dir = ""  # where TFDS keeps what it has built; "" is its default, ~/tensorflow_datasets
+    config.data.placement = "auto"  # features "device": on the device at once; "stream": read as needed; "auto"
+    config.data.device_gb = 4.0  # "auto" puts features on the device up to this size, per stream
+
+    # One model per entry; "rgb+flow" is one model on the joined features.
+    config.streams = ("rgb", "flow")
+    config.fusion = (0.5, 0.5)  # weight of each model's scores in the fused scores
+
+    config.steps = 2000  # per round
+    config.batch_size = 32
+    config.num_snippets = 20  # sampled from each training video
+    config.optimizer = ConfigDict(dict(name="adam", learning_rate=5e-4))  # a name in optax, and its arguments
+
+    config.log_every = 100  # steps per dispatch
+    config.checkpoint_every = 500  # steps; a multiple of log_every
+    config.plots = 4  # test videos drawn
+
+    config.localize = ConfigDict()
+    config.localize.reject = 0.1  # classes with a lower video score give no detection (the best one always does)
+    config.localize.thresholds = (0.2,)  # of the CAS, relative to its maximum
+    config.localize.nms = 0.5  # temporal IoU above which the weaker of two detections of a class goes
+
+    if switches.quick:
+        config.steps, config.log_every, config.checkpoint_every = 200, 50, 100
+    return config

@@ -1,0 +1,1 @@
+"""Weakly-supervised temporal action localization in JAX."""

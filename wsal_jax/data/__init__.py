@@ -1,0 +1,1 @@
+"""TFDS builders of snippet features, and the pipeline that serves them."""

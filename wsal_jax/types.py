@@ -1,0 +1,64 @@
+"""What travels between data, methods and evaluation. No module here needs JAX to be imported.
+
+Names: n snippets, d feature dimensions, c classes, k segments or detections of one video. A mask is 1 at real
+snippets and 0 at padding (or at snippets that a round has removed). Times are seconds.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+class Video(NamedTuple):
+    """One video as a method sees it: features of the sampled or padded snippets, and its weak labels."""
+
+    features: Float[Any, "n d"]
+    mask: Float[Any, " n"]
+    labels: Float[Any, " c"]
+    """1 for every class that occurs."""
+    counts: Float[Any, " c"]
+    """How many instances of each class; supervision only for methods that say so (STAR)."""
+
+
+class Scores(NamedTuple):
+    """What a method says of one video; entries at masked snippets are 0."""
+
+    video_score: Float[Any, " c"]
+    """Probability that the class occurs in the video."""
+    cas: Float[Any, "n c"]
+    """Class activation sequence."""
+    attention: Float[Any, " n"]
+    """Class-agnostic attention."""
+    extras: dict[str, Any]
+    """Further arrays that a method's own `propose` or `revise` wants."""
+
+
+class Meta(NamedTuple):
+    """What turns snippet indices of a video into seconds; stays on the host."""
+
+    id: str
+    length: int
+    """Number of snippets."""
+    fps: float
+    stride: float
+    """Frames from one snippet's centre to the next one's."""
+    offset: float
+    """Frame at the centre of snippet 0."""
+    duration: float
+    """Seconds."""
+
+
+class Annotation(NamedTuple):
+    """True segments of one video, for evaluation only."""
+
+    segments: Float[np.ndarray, "k 2"]
+    labels: Int[np.ndarray, " k"]
+
+
+class Detections(NamedTuple):
+    """Detected segments of one video, in no particular order."""
+
+    segments: Float[np.ndarray, "k 2"]
+    labels: Int[np.ndarray, " k"]
+    scores: Float[np.ndarray, " k"]
