@@ -1,9 +1,14 @@
-"""From the scores of a video to detections in seconds: NumPy, on the host, one video at a time."""
+"""From the scores of a video to detections in seconds: NumPy, on the host, one video at a time.
+
+The procedure of MAAN (Yuan et al. 2019, sections 2.4 and 3.1) and STPN, and two floors that need no localization.
+"""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
+from ml_collections import ConfigDict
 
-from wsal_jax.types import Meta
+from wsal_jax.metrics import temporal_iou
+from wsal_jax.types import Detections, Meta, Scores
 
 
 def snippet_to_seconds(index: Float[np.ndarray, "*k"] | float, meta: Meta) -> Float[np.ndarray, "*k"] | float:
@@ -17,3 +22,91 @@ def snippet_to_seconds(index: Float[np.ndarray, "*k"] | float, meta: Meta) -> Fl
 def seconds_to_snippet(time: Float[np.ndarray, "*k"] | float, meta: Meta) -> Float[np.ndarray, "*k"] | float:
     """The fractional snippet index of a time; the inverse of `snippet_to_seconds`."""
     return (np.asarray(time, np.float64) * meta.fps - meta.offset) / meta.stride
+
+
+def predicted_classes(video_score: Float[np.ndarray, " c"], reject: float) -> Int[np.ndarray, " k"]:
+    """The classes whose probability is at least `reject`, ascending; the most probable class alone if there is none.
+
+    Section 3.1 rejects classes "whose video-level probabilities are below 0.1"; that the best one stays is ours, so
+    that every video has a detection.
+    """
+    classes = np.flatnonzero(video_score >= reject)
+    return classes if len(classes) else np.argmax(video_score, keepdims=True)
+
+
+def components(mask: Bool[np.ndarray, " n"]) -> Int[np.ndarray, "k 2"]:
+    """The maximal runs of True as [first, last + 1), in order."""
+    return np.flatnonzero(np.diff(mask, prepend=False, append=False)).reshape(-1, 2)
+
+
+def nms(segments: Float[np.ndarray, "k 2"], scores: Float[np.ndarray, " k"], iou: float) -> Int[np.ndarray, " kept"]:
+    """Non-maximum suppression: indices of the segments that are kept, by descending score.
+
+    A segment goes if its temporal IoU with a kept one of higher score is > `iou`. Equal scores rank in input order.
+    Lengths are seconds: BaS-Net and its successors add 1 to them, so they also merge short segments that are disjoint.
+    """
+    rest = np.argsort(-scores, kind="stable")
+    kept = []
+    while len(rest):
+        best, rest = rest[0], rest[1:]
+        kept.append(best)
+        rest = rest[temporal_iou(segments[[best]], segments[rest])[0] <= iou]
+    return np.array(kept, np.intp)
+
+
+def propose(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
+    """Detections by thresholding the class activation sequence of each predicted class.
+
+    Of each class in `predicted_classes` and each of `config.thresholds`, a run of snippets whose CAS is > threshold *
+    (largest CAS of the class in this video) is a segment, from the left edge of its first to the right edge of its last
+    snippet, clipped to [0, meta.duration]. The score is the mean CAS over the snippets of the run times the video score
+    of the class; the paper gives no formula. Segments that are empty after clipping go; then `nms` of each class, over
+    all thresholds together. A class whose CAS is nowhere positive has no detection.
+
+    Args:
+      scores: of one video without padding, NumPy.
+      meta: of the same video.
+      config: `reject` (see `predicted_classes`), `thresholds`, `nms` (the IoU).
+
+    Raises:
+      ValueError: the CAS does not have `meta.length` snippets.
+    """
+    if len(scores.cas) != meta.length:
+        raise ValueError(
+            f"video {meta.id!r}: the CAS has {len(scores.cas)} snippets, the video {meta.length}; cut off the padding"
+        )
+    classes = predicted_classes(scores.video_score, config.reject).tolist()
+    found = [_of_class(scores, c, meta, config) for c in classes]
+    return Detections(*(np.concatenate(parts) for parts in zip(*found)))
+
+
+def _of_class(scores: Scores, c: int, meta: Meta, config: ConfigDict) -> Detections:
+    """The detections of one class, by descending score."""
+    cas = np.asarray(scores.cas[:, c], np.float64)
+    peak = cas.max(initial=0)
+    runs = np.concatenate([components(cas > threshold * peak) for threshold in config.thresholds])
+    segments = snippet_to_seconds(runs - 0.5, meta).clip(0, meta.duration)
+    total = np.cumsum(np.append(0, cas))
+    score = scores.video_score[c] * (total[runs[:, 1]] - total[runs[:, 0]]) / (runs[:, 1] - runs[:, 0])
+    real = segments[:, 0] < segments[:, 1]
+    segments, score = segments[real], score[real]
+    kept = nms(segments, score, config.nms)
+    return Detections(segments[kept], np.full(len(kept), c), score[kept])
+
+
+def whole_video(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
+    """The floor without localization: [0, duration] for each of `predicted_classes`, with its video score.
+
+    `config` is that of `propose`, of which only `reject` matters.
+    """
+    classes = predicted_classes(scores.video_score, config.reject)
+    return Detections(np.tile([0.0, meta.duration], (len(classes), 1)), classes, scores.video_score[classes])
+
+
+def shuffle(scores: Scores, rng: np.random.Generator) -> Scores:
+    """The floor of scores at random times: CAS and attention of unpadded scores in one permutation of the snippets.
+
+    The video score stays; extras are dropped, as we do not know which of them run along time.
+    """
+    order = rng.permutation(len(scores.attention))
+    return Scores(scores.video_score, scores.cas[order], scores.attention[order], {})

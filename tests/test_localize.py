@@ -1,0 +1,207 @@
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from wsal_jax import localize
+from wsal_jax.types import Meta, Scores
+
+
+def meta(length, duration=1e9, fps=1.0, stride=1.0, offset=0.5):
+    """By default snippet i covers the seconds [i, i + 1)."""
+    return Meta("v", length, fps, stride, offset, duration)
+
+
+def config(reject=0.1, thresholds=(0.2,), nms=0.5):
+    return ConfigDict(dict(reject=reject, thresholds=thresholds, nms=nms))
+
+
+def scores(cas, video_score):
+    cas = np.array(cas, np.float32)
+    return Scores(np.array(video_score, np.float32), cas, cas.sum(axis=1), {"more": cas})
+
+
+def rows(detections):
+    """As sorted rows (label, start, end, score)."""
+    return sorted(zip(detections.labels.tolist(), *detections.segments.T.tolist(), detections.scores.tolist()))
+
+
+def approx(expected):
+    return [pytest.approx(row, abs=1e-6) for row in expected]
+
+
+FPS, STRIDES, OFFSETS = (24.0, 25.0, 29.97, 30.0), (4.0, 8.0, 16.0, 50.0), (0.0, 7.5, 50.0)
+
+
+def test_seconds_by_hand():
+    assert localize.snippet_to_seconds(3.0, meta(9, fps=25.0, stride=16.0, offset=8.0)) == pytest.approx(2.24)
+    assert localize.snippet_to_seconds(0.0, meta(9, fps=29.97, stride=50.0, offset=50.0)) == pytest.approx(1.668335)
+    assert localize.seconds_to_snippet(2.24, meta(9, fps=25.0, stride=16.0, offset=8.0)) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("fps", FPS)
+@pytest.mark.parametrize("stride", STRIDES)
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_seconds_and_snippets(fps, stride, offset):
+    m = meta(100, fps=fps, stride=stride, offset=offset)
+    index = np.array([[-0.5, 0.0], [7.25, 99.5]])
+    time = localize.snippet_to_seconds(index, m)
+    np.testing.assert_allclose(localize.seconds_to_snippet(time, m), index, atol=1e-9)
+    for i, t in zip(index.flat, time.flat):
+        assert t * fps == pytest.approx(offset + i * stride)  # a frame number
+
+
+def test_predicted_classes():
+    p = np.array([0.05, 0.1, 0.9, 0.0999], np.float32)
+    assert localize.predicted_classes(p, 0.1).tolist() == [1, 2]  # 0.1 is not below 0.1, in float32 either
+    assert localize.predicted_classes(p, 0.95).tolist() == [2]
+    assert localize.predicted_classes(np.zeros(3), 0.1).tolist() == [0]
+    assert localize.predicted_classes(np.zeros(3), 0.0).tolist() == [0, 1, 2]
+
+
+def test_components_of_all_masks():
+    for bits in range(2**8):
+        mask = np.array([bits >> i & 1 for i in range(8)], bool)
+        runs = localize.components(mask)
+        covered = np.zeros(8, int)
+        for first, end in runs:
+            covered[first:end] += 1
+            assert first < end and not mask[max(first - 1, 0) : first].any() and not mask[end : end + 1].any()
+        np.testing.assert_array_equal(covered, mask)
+    assert localize.components(np.zeros(0, bool)).shape == (0, 2)
+
+
+def plain_nms(segments, scores, iou):
+    kept = []
+    for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
+        for j in kept:
+            (a, b), (c, d) = segments[i], segments[j]
+            intersection = max(min(b, d) - max(a, c), 0)
+            if intersection > 0 and intersection / (b - a + d - c - intersection) > iou:
+                break
+        else:
+            kept.append(i)
+    return kept
+
+
+@pytest.mark.parametrize("iou", [0.0, 0.3, 0.5, 1.0])
+def test_nms_is_the_plain_definition(iou):
+    rng = np.random.default_rng(0)
+    for k in (0, 1, 2, 40, 40, 40):
+        segments = np.sort(rng.integers(0, 15, (k, 2)), axis=1).astype(float)
+        p = rng.integers(0, 10, k) / 9
+        assert localize.nms(segments, p, iou).tolist() == plain_nms(segments, p, iou)
+
+
+def test_nms_at_the_threshold_and_of_short_segments():
+    p = np.array([0.5, 0.9])
+    assert localize.nms(np.array([[0.0, 1], [0, 2]]), p, 0.5).tolist() == [1, 0]
+    assert localize.nms(np.array([[0.0, 1], [0, 1.99]]), p, 0.5).tolist() == [1]
+    assert localize.nms(np.array([[0.0, 1], [0.5, 1.5]]), p, 0.5).tolist() == [1, 0]  # 0.6 where 1 is added to lengths
+
+
+def test_a_suppressed_segment_does_not_suppress():
+    segments = np.array([[0.0, 10], [3, 13], [6, 16]])  # neighbours overlap by 7/13, the outer two by 4/16
+    assert localize.nms(segments, np.array([0.9, 0.8, 0.7]), 0.5).tolist() == [0, 2]
+
+
+def test_propose_by_hand():
+    # Class 0: threshold 0.2 * 0.5 = 0.1, which a snippet must exceed; class 1 is rejected; class 2 is 0 throughout.
+    cas = np.zeros((7, 3))
+    cas[:, 0] = [0.25, 0.5, 0.05, 0.05, 0.2, 0.3, 0.125]
+    cas[:, 1] = 1
+    found = localize.propose(scores(cas, [0.8, 0.05, 0.9]), meta(7), config())
+    assert rows(found) == approx([(0, 0, 2, 0.8 * 0.375), (0, 4, 7, 0.8 * 0.625 / 3)])
+
+
+def test_propose_needs_more_than_the_threshold():
+    found = localize.propose(scores([[1.0], [0.5], [0.51]], [1]), meta(3), config(thresholds=(0.5,)))
+    assert rows(found) == approx([(0, 0, 1, 1), (0, 2, 3, 0.51)])
+
+
+def test_propose_in_seconds():
+    """A snippet of 16 frames about frame 8 + 16 i at 25 fps: the edges of [first, last] are at 16 i / 25."""
+    found = localize.propose(
+        scores([[0.0], [0], [1], [1], [0]], [0.5]), meta(5, fps=25.0, stride=16.0, offset=8.0), config()
+    )
+    assert rows(found) == approx([(0, 2 * 0.64, 4 * 0.64, 0.5)])
+
+
+def test_propose_clips_and_drops_what_is_outside():
+    cas = [[1.0], [0], [1], [1], [0], [1]]
+    found = localize.propose(scores(cas, [1]), meta(6, duration=3.25, offset=0.0), config())
+    # Snippet 0 begins before the video, snippet 3 ends after it, snippet 5 lies after it.
+    assert rows(found) == approx([(0, 0, 0.5, 1), (0, 1.5, 3.25, 1)])
+    found = localize.propose(scores(cas, [1]), meta(6, duration=4.5, offset=0.0), config())
+    assert rows(found) == approx([(0, 0, 0.5, 1), (0, 1.5, 3.5, 1)])  # snippet 5 begins where the video ends
+
+
+def test_propose_joins_thresholds_by_nms():
+    cas = [[0.4], [0.4], [1], [0.4], [0.4], [0.4]]
+    # [0, 6) at 0.2 and [2, 3) at 0.5 overlap by 1/6.
+    both = [(0, 0, 6, 0.5), (0, 2, 3, 1)]
+    assert rows(localize.propose(scores(cas, [1]), meta(6), config(thresholds=(0.2, 0.5)))) == approx(both)
+    assert rows(localize.propose(scores(cas, [1]), meta(6), config(thresholds=(0.2, 0.5), nms=0.1))) == approx(both[1:])
+    assert rows(localize.propose(scores(cas, [1]), meta(6), config(thresholds=(0.2, 0.3, 0.5)))) == approx(both)
+
+
+def test_propose_does_not_suppress_across_classes():
+    found = localize.propose(scores([[1.0, 0.9], [0, 0]], [0.5, 0.5]), meta(2), config(nms=0.0))
+    assert rows(found) == approx([(0, 0, 1, 0.5), (1, 0, 1, 0.45)])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_propose_is_the_plain_definition(seed):
+    rng = np.random.default_rng(seed)
+    n, c, options = 40, 4, config(thresholds=(0.1, 0.3, 0.6), nms=0.43)  # no ratio of snippet counts is 0.43
+    s = scores(rng.random((n, c)) ** 4, rng.random(c) ** 2)
+    m = meta(n, fps=29.97, stride=16.0, offset=3.0, duration=20.0)
+    expected = []
+    for label in [i for i in range(c) if s.video_score[i] >= 0.1] or [int(np.argmax(s.video_score))]:
+        cas, segments, p = s.cas[:, label].tolist(), [], []
+        for threshold in (0.1, 0.3, 0.6):
+            inside = [x > threshold * max(cas) for x in cas]
+            for first in range(n):
+                if inside[first] and (first == 0 or not inside[first - 1]):
+                    last = first
+                    while last + 1 < n and inside[last + 1]:
+                        last += 1
+                    start, end = ((3 + (i * 16)) / 29.97 for i in (first - 0.5, last + 0.5))
+                    start, end = max(start, 0), min(end, 20)
+                    if start < end:
+                        segments.append((start, end))
+                        p.append(float(s.video_score[label]) * sum(cas[first : last + 1]) / (last - first + 1))
+        expected += [(label, *segments[i], p[i]) for i in plain_nms(segments, p, 0.43)]
+    assert len(expected) > 4
+    assert rows(localize.propose(s, m, options)) == approx(sorted(expected))
+
+
+def test_propose_without_detections():
+    for cas in (np.zeros((5, 2)), np.zeros((0, 2))):
+        found = localize.propose(scores(cas, [0.9, 0.0]), meta(len(cas)), config())
+        assert [x.shape for x in found] == [(0, 2), (0,), (0,)]
+
+
+def test_propose_refuses_padding():
+    with pytest.raises(ValueError, match=r"video 'v': the CAS has 5 snippets, the video 4"):
+        localize.propose(scores(np.ones((5, 1)), [1]), meta(4), config())
+
+
+def test_whole_video():
+    s = scores(np.zeros((3, 3)), [0.7, 0.01, 0.2])
+    assert rows(localize.whole_video(s, meta(3, duration=12.5), config())) == approx(
+        [(0, 0, 12.5, 0.7), (2, 0, 12.5, 0.2)]
+    )
+    assert rows(localize.whole_video(s, meta(3, duration=12.5), config(reject=0.8))) == approx([(0, 0, 12.5, 0.7)])
+
+
+def test_shuffle():
+    cas = np.arange(40.0).reshape(20, 2)
+    s = scores(cas, [0.3, 0.6])
+    shuffled = localize.shuffle(s, np.random.default_rng(0))
+    assert shuffled.extras == {}
+    np.testing.assert_array_equal(shuffled.video_score, s.video_score)
+    np.testing.assert_array_equal(shuffled.attention, shuffled.cas.sum(axis=1))  # the same order in both
+    assert shuffled.cas.tolist() != cas.tolist() and sorted(shuffled.cas.tolist()) == cas.tolist()
+    np.testing.assert_array_equal(s.cas, cas)  # the original is left alone
+    np.testing.assert_array_equal(localize.shuffle(s, np.random.default_rng(0)).cas, shuffled.cas)
+    assert localize.shuffle(s, np.random.default_rng(1)).cas.tolist() != shuffled.cas.tolist()

@@ -1,0 +1,36 @@
+"""Several models' scores of one video -> one: NumPy, on the host."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from wsal_jax.types import Scores
+
+
+def fuse(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
+    """The weighted mean of the models' video scores, CAS and attention; MAAN (section 3.1) uses 0.5 / 0.5.
+
+    Args:
+      scores: of the same video by each model, with the same snippets [n] and classes [c], without padding.
+      weights: one for each model, not negative; only their ratios matter.
+
+    Returns:
+      The fused scores, float64; extras are dropped, as they mean something to one model only.
+
+    Raises:
+      ValueError: another number of weights than models, weights that are negative or all 0, or models that differ in
+        snippets or classes; the message says which model.
+    """
+    if len(weights) != len(scores):
+        raise ValueError(f"config.fusion: {len(weights)} weights for {len(scores)} models; give one for each")
+    if min(weights) < 0 or sum(weights) <= 0:
+        raise ValueError(f"config.fusion={tuple(weights)}: weights must not be negative, nor all 0")
+    snippets, classes = scores[0].cas.shape
+    for i, one in enumerate(scores):
+        if one.cas.shape != (snippets, classes):
+            raise ValueError(
+                f"model {i} scores {one.cas.shape[0]} snippets and {one.cas.shape[1]} classes, "
+                f"model 0 {snippets} and {classes}; all must come from the same snippets of the same video"
+            )
+    fields = zip(*(one[:3] for one in scores))
+    return Scores(*(np.average(np.stack(field).astype(np.float64), axis=0, weights=weights) for field in fields), {})
