@@ -1,0 +1,544 @@
+"""A tiny valid folder must come back as it is; every way of breaking it must be named before anything is built."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from wsal_jax.data import examples
+from wsal_jax.data.feature_folder import FolderError, check
+
+LENGTHS = {"train": {"-run.1": 6, "jump Ü": 4}, "test": {"both": 9}}
+DIMS = {"rgb": 3, "flow": 3}
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def features(video: str, stream: str) -> np.ndarray:
+    length = {**LENGTHS["train"], **LENGTHS["test"]}[video]
+    return np.random.default_rng(len(video + stream)).standard_normal((length, DIMS[stream])).astype(np.float32)
+
+
+def ground_truth() -> dict:
+    """2 frames per second and a snippet every 4 frames: snippet i is seconds 2 i to 2 i + 2."""
+    times = {"fps": 2.0, "feature_stride_frames": 4}
+    return {
+        "database": {
+            "-run.1": {
+                "subset": "validation",
+                "duration": "12.0",
+                **times,
+                "num_features": 6,
+                "labels": ["run"],
+                "annotations": [
+                    {"segment": ["2.5", "4"], "label": "run"},
+                    {"segment": [6, 13.5], "label": "run"},
+                ],
+            },
+            "jump Ü": {**times, "feature_offset_frames": 0, "labels": ["jump"]},
+            "both": {
+                **times,
+                "annotations": [{"segment": [0, 1], "label": "run"}, {"segment": [1, 2], "label": "jump"}],
+            },
+        }
+    }
+
+
+def write_gt(root: Path, gt: dict):
+    (root / "gt.json").write_text(json.dumps(gt))
+
+
+def save(path: Path, array: np.ndarray):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, array, allow_pickle=array.dtype == object)
+
+
+def write(root: Path, layout: str = "rgb+flow") -> Path:
+    for split, lengths in LENGTHS.items():
+        for video in lengths:
+            if layout == "joint":
+                both = np.concatenate([features(video, stream) for stream in DIMS], axis=1)
+                save(root / f"features/{split}/{video}.npy", both)
+            else:
+                for stream in layout.split("+"):
+                    save(root / f"features/{split}/{stream}/{video}.npy", features(video, stream))
+    write_gt(root, ground_truth())
+    return root
+
+
+def builder(root: Path, data_dir: Path) -> tfds.core.DatasetBuilder:
+    return tfds.builder("feature_folder", root=root, data_dir=data_dir, file_format="array_record")
+
+
+def build(root: Path, data_dir: Path) -> tuple[tfds.core.DatasetBuilder, dict[str, dict]]:
+    """The builder and everything it has, by id."""
+    made = builder(root, data_dir)
+    made.download_and_prepare()
+    return made, {x["id"].decode(): x for split in LENGTHS for x in made.as_data_source(split=split)}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def problems(root: Path) -> str:
+    with pytest.raises(FolderError) as caught:
+        check(root)
+    return "\n".join(caught.value.problems)
+
+
+@pytest.mark.parametrize("layout", ["rgb+flow", "rgb", "flow", "joint"])
+def test_round_trip(tmp_path, layout):
+    made, videos = build(write(tmp_path / "data", layout), tmp_path / "built")
+    assert examples.class_names(made.info) == ["jump", "run"]
+    for split, lengths in LENGTHS.items():
+        assert {x["id"].decode() for x in made.as_data_source(split=split)} == set(lengths)
+        for video in lengths:
+            stored = videos[video]["features"]
+            assert set(stored) == set(DIMS if layout == "joint" else layout.split("+"))
+            for stream, values in stored.items():
+                assert values.dtype == np.float32
+                np.testing.assert_array_equal(values, features(video, stream))
+
+    run, jump, both = videos["-run.1"], videos["jump Ü"], videos["both"]
+    np.testing.assert_array_equal(run["segments"], [[2.5, 4], [6, 12]])  # 1.5 s over the end: clipped
+    np.testing.assert_array_equal(run["segment_labels"], [1, 1])
+    np.testing.assert_array_equal(run["labels"], [0, 1])
+    np.testing.assert_array_equal(run["counts"], [0, 2])
+    assert [run[name] for name in ("fps", "stride", "offset", "duration")] == [2, 4, 2, 12]
+
+    assert jump["segments"].shape == (0, 2) and len(jump["segment_labels"]) == 0
+    np.testing.assert_array_equal(jump["labels"], [1, 0])
+    np.testing.assert_array_equal(jump["counts"], [-1, -1])
+    assert [jump["offset"], jump["duration"]] == [0, 7]  # the centre of the last snippet is 6 s
+
+    np.testing.assert_array_equal(both["segment_labels"], [1, 0])
+    np.testing.assert_array_equal(both["counts"], [1, 1])
+    assert [both["offset"], both["duration"]] == [2, 18]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, ">f4"])
+def test_floats_are_stored_as_float32(tmp_path, dtype):
+    write(tmp_path / "data", "rgb")
+    given = features("both", "rgb").astype(dtype)
+    save(tmp_path / "data/features/test/rgb/both.npy", np.asfortranarray(given))
+    stored = build(tmp_path / "data", tmp_path / "built")[1]["both"]["features"]["rgb"]
+    assert stored.dtype == np.float32
+    np.testing.assert_array_equal(stored, given.astype(np.float32))
+
+
+def test_defaults_beside_database_and_order_of_classes(tmp_path):
+    root, gt = write(tmp_path), ground_truth()
+    for video in gt["database"].values():
+        del video["fps"], video["feature_stride_frames"]
+    gt["database"]["both"] |= {"fps": "4"}
+    gt["database"]["-run.1"] |= {"fps": None}
+    times = {"fps": 2, "feature_stride_frames": "4", "feature_offset_frames": 1, "duration": "unused"}
+    write_gt(root, gt | times | {"classes": ["run", "jump"]})
+    folder = check(root)
+    assert folder.classes == ["run", "jump"] and folder.dims == DIMS
+    entries = {entry.id: entry for entries in folder.videos.values() for entry in entries}
+    assert [(entries[id].fps, entries[id].stride, entries[id].offset) for id in ("-run.1", "jump Ü", "both")] == [
+        (2, 4, 1),
+        (2, 4, 0),
+        (4, 4, 1),
+    ]
+
+
+def test_split_files_choose(tmp_path):
+    root = write(tmp_path)
+    save(root / "features/train/rgb/unused.npy", np.zeros((2, 2, 2)))  # without an entry, and broken
+    gt = ground_truth()
+    gt["database"]["elsewhere"] = {}
+    write_gt(root, gt)
+    (root / "split_train.txt").write_text("jump Ü\r\n\n-run.1\n")
+    (root / "split_test.txt").write_text("both\n")
+    ids = {split: [entry.id for entry in entries] for split, entries in check(root).videos.items()}
+    assert ids == {"train": ["jump Ü", "-run.1"], "test": ["both"]}
+
+
+def test_test_video_without_annotations(tmp_path):
+    root, gt = write(tmp_path / "data"), ground_truth()
+    del gt["database"]["both"]["annotations"]
+    write_gt(root, gt)
+    both = build(root, tmp_path / "built")[1]["both"]
+    assert both["segments"].shape == (0, 2)
+    np.testing.assert_array_equal(both["labels"], [0, 0])
+    np.testing.assert_array_equal(both["counts"], [-1, -1])
+
+
+def test_class_that_is_only_listed_or_only_tested(tmp_path):
+    root, gt = write(tmp_path), ground_truth()
+    gt["database"]["both"]["annotations"][0]["label"] = "swim"
+    write_gt(root, gt | {"classes": ["swim", "run", "jump", "fly"]})
+    assert check(root).classes == ["swim", "run", "jump", "fly"]
+    write_gt(root, gt)
+    assert "'swim': no training video has it" in problems(root)
+
+
+def test_links_are_followed(tmp_path):
+    root = write(tmp_path / "data")
+    shutil.move(root / "features/train", tmp_path / "elsewhere")
+    os.symlink(tmp_path / "elsewhere", root / "features/train")
+    shutil.move(root / "features/test/rgb/both.npy", tmp_path / "rgb.npy")
+    os.symlink(tmp_path / "rgb.npy", root / "features/test/rgb/both.npy")
+    assert [len(entries) for entries in check(root).videos.values()] == [2, 1]
+
+
+RUN, FLOW = "features/train/rgb/-run.1.npy", "features/train/flow/-run.1.npy"
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def rewrite(root: Path, name: str, change):
+    save(root / name, change(np.load(root / name)))
+
+
+def nan(features: np.ndarray) -> np.ndarray:
+    features[4, 1] = np.nan
+    return features
+
+
+def array(name: str, change):
+    return lambda root: rewrite(root, name, change)
+
+
+def content(name: str, content: str | bytes):
+    return lambda root: (root / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def replace(make):
+    """Replaces a feature file by what `make(path)` creates."""
+
+    def corrupt(root: Path):
+        (root / RUN).unlink()
+        make(root / RUN)
+
+    return corrupt
+
+
+def odd_joint(root: Path):
+    shutil.rmtree(root / "features")
+    write(root, "joint")
+    rewrite(root, "features/test/both.npy", lambda x: x[:, :5])
+
+
+def npz(path: Path):
+    with path.open("wb") as file:
+        np.savez(file, np.zeros((6, 3)))
+
+
+TWICE = json.dumps(ground_truth()).replace('"both":', '"jump \\u00dc": {}, "both":')
+
+BAD_FILES = {
+    "no gt": (lambda root: (root / "gt.json").unlink(), ["gt.json: is missing: write", "database"]),
+    "gt not JSON": (content("gt.json", '{"database": '), ["gt.json: cannot be read as JSON"]),
+    "gt too deep": (content("gt.json", "[" * 200_000), ["gt.json: cannot be read as JSON"]),
+    "gt not UTF-8": (content("gt.json", b"\xff"), ["gt.json: cannot be read as JSON"]),
+    "gt not an object": (content("gt.json", "[]"), ['gt.json: must be {"database"']),
+    "duplicate key": (content("gt.json", TWICE), ["gt.json: 'jump Ü': is there more than once"]),
+    "no features": (
+        lambda root: shutil.rmtree(root / "features"),
+        ["features/train: no features found: looked for features/train/rgb/*.npy", "features/test: no features found"],
+    ),
+    "no test features": (lambda root: shutil.rmtree(root / "features/test"), ["features/test: no features found"]),
+    "split without features": (
+        content("split_train.txt", "-run.1\njump Ü\nboth\n"),
+        ["split_train.txt: 'both': has no features in features/train (but in features/test)"],
+    ),
+    "split twice": (content("split_test.txt", "both\nboth\n"), ["split_test.txt: 'both': is there more than once"]),
+    "split empty": (content("split_test.txt", "\n"), ["split_test.txt: names no video"]),
+    "split not text": (content("split_test.txt", b"\xff\xfe\n"), ["split_test.txt: cannot be read"]),
+    "in both splits": (
+        lambda root: shutil.copytree(root / "features/train", root / "features/test", dirs_exist_ok=True),
+        ["'-run.1', 'jump Ü': is in both splits"],
+    ),
+    "id of a file": (
+        lambda root: (root / RUN).rename(root / "features/train/rgb/a\\b.npy"),
+        ["features/train: 'a\\\\b': is no video id", "'-run.1': has no rgb features"],
+    ),
+    "raw pickle": (
+        replace(lambda path: path.write_bytes(pickle.dumps(Payload(path.parents[3] / "executed")))),
+        [f"{RUN}: is not an .npy file of numbers", "pickles are never loaded"],
+    ),
+    "pickle in npy": (
+        replace(lambda path: save(path, np.array([Payload(path.parents[3] / "executed")], object))),
+        [f"{RUN}: is not an .npy file of numbers", "pickles are never loaded"],
+    ),
+    "npz": (replace(npz), [f"{RUN}: is not an .npy file"]),
+    "empty file": (content(RUN, ""), [f"{RUN}: is not an .npy file"]),
+    "bad header": (content(RUN, b"\x93NUMPY\x01\x00\x09\x00{'a': ((("), [f"{RUN}: is not an .npy file"]),
+    "truncated": (
+        lambda root: os.truncate(root / RUN, (root / RUN).stat().st_size - 1),
+        [f"{RUN}: is not an .npy file of numbers, or damaged"],
+    ),
+    "broken link": (replace(lambda path: path.symlink_to("nowhere")), [f"{RUN}: is not a file (or a broken link)"]),
+    "folder": (replace(Path.mkdir), [f"{RUN}: is not a file"]),
+    "pipe": (replace(os.mkfifo), [f"{RUN}: is not a file"]),
+    "integers": (array(RUN, lambda x: x.astype(np.int32)), [f"{RUN}: dtype is int32"]),
+    "complex": (array(RUN, lambda x: x.astype(np.complex64)), [f"{RUN}: dtype is complex64"]),
+    "crops": (array(RUN, lambda x: x[None]), [f"{RUN}: shape is (1, 6, 3): must be [n d]"]),
+    "no snippet": (array(RUN, lambda x: x[:0]), [f"{RUN}: shape is (0, 3)"]),
+    "no dimension": (array(RUN, lambda x: x[:, :0]), [f"{RUN}: shape is (6, 0)"]),
+    "dimension": (
+        array("features/test/flow/both.npy", lambda x: x[:, :2]),
+        ["features/test: 'both': flow features have 2 dimensions, others 3"],
+    ),
+    "odd joint": (odd_joint, ["features/test/both.npy: joint features have 5 dimensions"]),
+    "joint and streams": (
+        lambda root: save(root / "features/test/both.npy", np.zeros((9, 6))),
+        ["features/test/rgb/both.npy", "features/test/both.npy: the video has a joint file and streams"],
+    ),
+    "NaN": (array(RUN, nan), [f"{RUN}: NaN or infinite (as float32), first in snippet 4"]),
+    "float32 overflow": (array(RUN, lambda x: x * np.float64(1e300)), [f"{RUN}: NaN or infinite (as float32)"]),
+    "no flow": (lambda root: (root / FLOW).unlink(), ["'-run.1': has no flow features, but other videos do"]),
+    "n differs": (
+        array(FLOW, lambda x: x[:-1]),
+        [f"{RUN} + {FLOW}: number of snippets differs, 6 in rgb and 5 in flow"],
+    ),
+    **{
+        f"id {id!r}": (content("split_test.txt", f"both\n{id}\n"), [f"split_test.txt: {id!r}: is no video id"])
+        for id in ["..", "../x", "/x", "a\\b", "a\0b"]
+    },
+}
+
+
+def video(name: str, remove: str = "", **changes):
+    """Changes a video of gt.json."""
+
+    def corrupt(gt: dict):
+        gt["database"][name] |= changes
+        gt["database"][name].pop(remove, None)
+
+    return corrupt
+
+
+def segment(*times):
+    return video("both", annotations=[{"segment": list(times), "label": "run"}], duration=18)
+
+
+BAD_GT = {
+    "no database": (lambda gt: gt.pop("database"), ['gt.json: must be {"database"']),
+    "entry no object": (lambda gt: gt["database"].update(both=3), ["gt.json: 'both': must be an object"]),
+    "no features": (
+        lambda gt: gt["database"].update(more={}),
+        ["gt.json: 'more': has no features in features/train or"],
+    ),
+    "no entry": (lambda gt: gt["database"].pop("both"), ["'both': has features, but no entry in the database"]),
+    "num_features": (video("-run.1", num_features=7), ['"num_features" is 7, but the files have 6 snippets']),
+    "labels disagree": (
+        video("-run.1", labels=["jump"]),
+        ["\"labels\" are ['jump'], those of the annotations ['run']"],
+    ),
+    "labels no list": (video("jump Ü", labels="jump"), ["\"labels\" is 'jump': must be a list of class names"]),
+    "label of two lines": (video("jump Ü", labels=["ju\nmp"]), ["must be a list of class names"]),
+    "label not in classes": (
+        lambda gt: gt.update(classes=["run"]),
+        ["label 'jump': it is not in \"classes\" of gt.json"],
+    ),
+    "classes twice": (
+        lambda gt: gt.update(classes=["run", "jump", "run"]),
+        ["must be a list of different class names"],
+    ),
+    "only tested": (video("both", "annotations", labels=["swim"]), ["'both': label 'swim': no training video has it"]),
+    "unlabelled training": (video("jump Ü", "labels"), ["gt.json: 'jump Ü': is a training video without any label"]),
+    "annotation": (video("both", annotations=[{"segment": [1, 2]}]), ["annotation {'segment': [1, 2]} must be"]),
+    "annotations no list": (video("both", annotations="x"), ["annotation 'x' must be"]),
+    "three times": (segment(1, 2, 3), ["annotation {", 'must be {"segment": [start, end]']),
+    "time no number": (segment("1", "2 s"), ["segment ['1', '2 s'] is not two numbers"]),
+    "time true": (segment(0, True), ["segment [0, True] is not two numbers"]),
+    "time null": (segment(None, 1), ["segment [None, 1] is not two numbers"]),
+    "time NaN": (segment(0, float("nan")), ["segment [0, nan] is not two numbers"]),
+    "time infinite": (segment(0, float("inf")), ["segment [0, inf] is not two numbers"]),
+    "time huge": (segment(0, 10**400), ["is not two numbers"]),
+    "end before start": (segment(3, 2), ["segment [3, 2] must end after it starts"]),
+    "no length": (segment(3, 3), ["segment [3, 3] must end after it starts"]),
+    "before 0": (segment(-0.5, 2), ["segment [-0.5, 2] starts before 0"]),
+    "beyond": (segment(3, 20.01), ["gt.json: 'both': segment [3, 20.01] goes beyond the video (18.00 s)"]),
+    "all beyond": (segment(18, 19), ["segment [18, 19] goes beyond the video"]),
+    "no fps": (video("both", "fps"), ["gt.json: 'both': \"fps\" is missing", 'beside "database"']),
+    "no stride": (video("both", "feature_stride_frames"), ['"feature_stride_frames" is missing', 'beside "database"']),
+    "fps 0": (video("both", fps=0), ["gt.json: 'both': \"fps\" is 0: must be a positive number"]),
+    "fps no number": (video("both", fps="fast"), ["\"fps\" is 'fast': must be a positive number"]),
+    "stride negative": (video("both", feature_stride_frames=-4), ['"feature_stride_frames" is -4: must be a positive']),
+    "offset negative": (video("both", feature_offset_frames=-1), ['"feature_offset_frames" is -1: must be a non-neg']),
+    "duration": (video("both", duration="0"), ["\"duration\" is '0': must be a positive number"]),
+    "features beyond": (video("both", duration=14.9), ["features go on to 18.00 s, but the video has 14.90 s"]),
+    **{
+        f"id {id!r}": (lambda gt, id=id: gt["database"].update({id: {}}), [f"gt.json: {id!r}: is no video id"])
+        for id in ["", ".", "..", "../x", "/etc/passwd", "a/b", "a\\b", "a\0b", "a\nb", " a", "\ud800"]
+    },
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files_are_named(tmp_path, name):
+    corrupt, messages = BAD_FILES[name]
+    corrupt(write(tmp_path))
+    found = problems(tmp_path)
+    for message in messages:
+        assert message in found
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", BAD_GT)
+def test_bad_ground_truth_is_named(tmp_path, name):
+    corrupt, messages = BAD_GT[name]
+    gt = ground_truth()
+    corrupt(gt)
+    write_gt(write(tmp_path), gt)
+    found = problems(tmp_path)
+    for message in messages:
+        assert message in found
+
+
+def test_payload_works(tmp_path):
+    """What the pickles above would do."""
+    pickle.loads(pickle.dumps(Payload(tmp_path / "executed")))
+    assert (tmp_path / "executed").exists()
+
+
+def test_no_folder(tmp_path):
+    assert "no such folder" in problems(tmp_path / "nowhere")
+
+
+def test_everything_is_said_at_once(tmp_path):
+    root, gt = write(tmp_path / "data"), ground_truth()
+    rewrite(root, RUN, nan)
+    del gt["database"]["both"]
+    for one in gt["database"].values():
+        del one["fps"]
+    gt["database"] |= {f"more{i}": {} for i in range(5)} | {f"../{i}": {} for i in range(3)}
+    gt["database"]["jump Ü"]["annotations"] = [{"segment": [2, 1], "label": "jump"}] * 2 + [
+        {"segment": [i + 2, i + 1], "label": "jump"} for i in range(40)
+    ]
+    write_gt(root, gt)
+    with pytest.raises(FolderError, match="cannot use the feature folder") as caught:
+        builder(root, tmp_path / "built")
+    found = "\n".join(caught.value.problems)
+    for message in [
+        "NaN",
+        "'both': has features",
+        "'more2' and 2 more: has no",
+        "'jump Ü': \"fps\" is missing",
+        "'../2'",
+    ]:
+        assert message in found
+    assert len(caught.value.problems) > 40 and str(caught.value).count("\n- ") == 21
+    assert f"and {len(caught.value.problems) - 20} more" in str(caught.value)
+    assert pickle.loads(pickle.dumps(caught.value)).problems == caught.value.problems
+
+
+def test_built_twice_is_identical(tmp_path):
+    root = write(tmp_path / "data")
+    build(root, tmp_path / "one")
+    build(root, tmp_path / "two")
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    assert any("array_record" in name for name in tree(tmp_path / "one"))
+
+
+def test_changed_data_are_built_anew(tmp_path):
+    root, data_dir = write(tmp_path / "data"), tmp_path / "built"
+    first, _ = build(root, data_dir)
+    assert builder(root, data_dir).data_dir == first.data_dir
+
+    rewrite(root, "features/test/rgb/both.npy", lambda x: x + 1)
+    second, videos = build(root, data_dir)
+    np.testing.assert_array_equal(videos["both"]["features"]["rgb"], features("both", "rgb") + 1)
+
+    gt = ground_truth()
+    gt["database"]["jump Ü"]["labels"] = ["hop", "jump"]
+    write_gt(root, gt)
+    third, videos = build(root, data_dir)
+    np.testing.assert_array_equal(videos["jump Ü"]["labels"], [1, 1, 0])
+
+    (root / "split_train.txt").write_text("-run.1\njump Ü\n")
+    assert len({first.data_dir, second.data_dir, third.data_dir, builder(root, data_dir).data_dir}) == 4
+
+
+def test_failed_build_leaves_earlier_one(tmp_path):
+    root, data_dir = write(tmp_path / "data"), tmp_path / "built"
+    first, _ = build(root, data_dir)
+    stats = {path: path.stat() for path in (root / "features/train/rgb").iterdir()}
+    before = tree(data_dir)
+
+    rewrite(root, "features/train/rgb/jump Ü.npy", lambda x: x + 1)
+    late = builder(root, data_dir)
+    rewrite(root, RUN, nan)  # after the check, before the build
+    with pytest.raises(FolderError, match="NaN"):
+        late.download_and_prepare()
+    with pytest.raises(FolderError, match="NaN"):
+        builder(root, data_dir)
+
+    rewrite(root, RUN, np.nan_to_num)
+    late = builder(root, data_dir)
+    rewrite(root, RUN, lambda x: x + 1)
+    os.utime(root / RUN, (1, 1))  # the clock of the file system may not have moved
+    with pytest.raises(FolderError, match="changed since it was checked"):
+        late.download_and_prepare()
+    assert tree(data_dir) == before
+
+    for path, stat in stats.items():  # the data as they were
+        save(path, features(path.stem, "rgb"))
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert builder(root, data_dir).data_dir == first.data_dir
+    stored = {x["id"].decode(): x["features"]["rgb"] for x in builder(root, data_dir).as_data_source(split="train")}
+    np.testing.assert_array_equal(stored["-run.1"], features("-run.1", "rgb"))
+
+
+def test_reopened_builder_knows_all_and_pickles(tmp_path):
+    root = write(tmp_path / "data")
+    _, videos = build(root, tmp_path / "built")
+    stat = (root / RUN).stat()
+    rewrite(root, RUN, nan)
+    os.utime(root / RUN, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # nobody looks at the features again
+    made = pickle.loads(pickle.dumps(builder(root, tmp_path / "built")))
+    assert examples.class_names(made.info) == ["jump", "run"]
+    assert {name: tensor.shape for name, tensor in made.info.features["features"].items()} == {
+        name: (None, dim) for name, dim in DIMS.items()
+    }
+    again = {x["id"].decode(): x for split in LENGTHS for x in made.as_data_source(split=split)}
+    for id, x in videos.items():
+        np.testing.assert_array_equal(again[id]["features"]["flow"], x["features"]["flow"])
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared")
+def test_real_features(tmp_path):
+    """float16 features of a few real videos, one with a segment that ends 0.15 s after the video."""
+    source = SHARED / "data/youtube_highlights"
+    gt = json.loads((source / "gt.json").read_text())["database"]
+    (tmp_path / "gt.json").symlink_to(source / "gt.json")
+    (tmp_path / "features").symlink_to(source / "features")
+    (tmp_path / "split_train.txt").write_text("BsjTtq337mM\n7o628W-bFy0\n")
+    dogs = [id for id in (source / "split_test.txt").read_text().split() if gt[id]["labels"] == ["dog"]]
+    (tmp_path / "split_test.txt").write_text("\n".join(dogs[:5]))
+    folder = check(tmp_path)
+    assert folder.dims == {"rgb": 1024, "flow": 1024} and folder.classes == ["dog", "skiing"]
+    assert len(folder.videos["test"]) == 5
+    late = folder.videos["train"][1]
+    assert late.id == "7o628W-bFy0" and late.segments[-1] == (82.5, late.duration) and late.duration == 313.6333
+    for video in folder.videos["test"]:
+        assert [list(segment) for segment in video.segments] == [x["segment"] for x in gt[video.id]["annotations"]]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared")
+def test_composed_videos(tmp_path):
+    tool = SHARED / "tools/compose_untrimmed.py"
+    subprocess.run([sys.executable, tool, "--out", tmp_path, "--train", "24", "--test", "2"], check=True)
+    folder = check(tmp_path)
+    assert [len(folder.videos[split]) for split in ("train", "test")] == [24, 2]
+    assert all(video.segments and video.stride / video.fps == 2 for video in folder.videos["test"])

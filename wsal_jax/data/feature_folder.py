@@ -1,0 +1,475 @@
+"""TFDS builder for a folder of your own snippet features.
+
+```
+ROOT/features/{train,test}/{rgb,flow}/<video>.npy    [n d] floats, one row per snippet; one stream or both
+ROOT/features/{train,test}/<video>.npy               or one joint file per video: [n 2d], rgb | flow
+ROOT/gt.json                                         ActivityNet's form, see below
+ROOT/split_train.txt, ROOT/split_test.txt            optional, one video a line
+```
+`gt.json` is `{"database": {<video>: {...}}}`. Of each video it has
+  `fps`, `feature_stride_frames`   frames per second, frames from one snippet's centre to the next one's;
+  `feature_offset_frames`          frame at the centre of snippet 0; by default half a stride;
+  `duration`                       seconds; by default the end of the last snippet;
+  `annotations`                    `[{"segment": [start, end], "label": name}]`, seconds, numbers or strings of numbers;
+  `labels`                         class names, for a video without annotations;
+  `num_features`                   optional, only checked against the files.
+The first three may also stand once beside `database`, for all videos that do not have their own.
+
+Both splits must have videos. A training video needs `labels` or `annotations`. A test video without
+annotations is good for prediction only. A video without annotations has no segments, and -1 for all its counts.
+
+Classes are the labels in use, sorted by name, and a test label that no training video has is an error. An optional list
+`classes` beside `database` sets classes and order instead, and may have classes that are never trained.
+
+A split file decides which videos a split has; features that it does not name are left alone. Without it, the folder
+`features/<split>` decides. With both split files, entries of `gt.json` that neither of them names are left alone.
+`subset` in `gt.json` is ignored: the training set of THUMOS14 has the subset "validation".
+
+`check` finds everything that is wrong with a folder. It runs when a builder is made of data that are not built yet.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import reprlib
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Float
+from tqdm import tqdm
+
+from wsal_jax.data import examples
+from wsal_jax.types import InputError
+
+SPLITS = ("train", "test")
+STREAMS = ("rgb", "flow")
+
+
+class FolderError(InputError):
+    """What is wrong with a feature folder: all of it in `problems`, the first 20 in the message."""
+
+    def __init__(self, root: Path, problems: list[str]):
+        self.root, self.problems = root, problems
+        more = [f"and {len(problems) - 20} more"] if len(problems) > 20 else []
+        super().__init__("\n- ".join([f"cannot use the feature folder {root}:", *problems[:20], *more]))
+
+    def __reduce__(self):
+        return FolderError, (self.root, self.problems)
+
+
+class Entry(NamedTuple):
+    """A video: where its features are, and what `gt.json` says of it, with the defaults filled in."""
+
+    id: str
+    files: dict[str, Path]
+    """By stream, or of both streams by "joint"; relative to the root."""
+    labels: list[str]
+    """The classes that occur, each once."""
+    segments: list[tuple[float, float]]
+    """Seconds, within the video."""
+    segment_labels: list[str]
+    fps: float
+    stride: float
+    offset: float
+    duration: float
+
+
+class Folder(NamedTuple):
+    """A checked feature folder."""
+
+    dims: dict[str, int]
+    """Feature dimension of each stream."""
+    classes: list[str]
+    videos: dict[str, list[Entry]]
+    """By split."""
+
+
+class Problems(dict[str, list[str]]):
+    """What is wrong -> where it is."""
+
+    def add(self, where: str, what: str):
+        self.setdefault(what, []).append(where)
+
+    def lines(self) -> list[str]:
+        """One line per thing wrong; a thing that is wrong everywhere must not hide the rest."""
+        return [
+            ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "") + f": {what}"
+            for what, where in self.items()
+        ]
+
+
+def check(root: str | os.PathLike) -> Folder:
+    """Reads and checks a feature folder (layout: see the module), features included.
+
+    Segments that end after the video by one snippet (stride / fps) or less are clipped; those that end later, or are
+    empty or negative, are wrong. So are features of which a snippet has its centre later than that.
+
+    Raises:
+      FolderError: a ValueError with everything that is wrong and what to do about it.
+    """
+    root, problems = Path(root), Problems()
+    if not root.is_dir():
+        raise FolderError(root, ["there is no such folder: set root to the folder with gt.json in it"])
+    gt = _read_gt(root, problems)
+    found = {split: _find_files(root, split) for split in SPLITS}
+    ids = {split: _find_ids(root, split, found, problems) for split in SPLITS}
+    for id in sorted(set(ids["train"]) & set(ids["test"])):
+        problems.add(repr(id), "is in both splits: take it out of one")
+
+    streams = {kind for split in SPLITS for id in ids[split] for file in found[split][id] for kind in _kinds(file)}
+    dims: dict[str, dict[str, int]] = {stream: {} for stream in STREAMS if stream in streams}  # of every video
+    videos: dict[str, list[Entry]] = {split: [] for split in SPLITS}
+    everything = [(split, id) for split in SPLITS for id in ids[split]]
+    for split, id in tqdm(everything, desc=f"checking {root.name}", unit="video", disable=None):
+        files = found[split][id]
+        if "joint" in files and len(files) > 1:
+            problems.add(_list(files), "the video has a joint file and streams of its own: remove one of the two")
+            continue
+        for stream in sorted(streams - {kind for file in files for kind in _kinds(file)}):
+            what = f"has no {stream} features, but other videos do: add features/{split}/{stream}/<video>.npy"
+            problems.add(repr(id), f"{what}, or remove this stream of all videos")
+        features = _read_features(root, files, problems)
+        for stream, values in features.items():
+            dims[stream][f"features/{split}: {id!r}"] = values.shape[1]
+        if gt and id in gt["database"]:
+            length = len(next(iter(features.values()))) if features else None
+            entry = _read_entry(id, files, length, gt, problems)
+            if entry:
+                videos[split].append(entry)
+        elif gt:
+            what = "has features, but no entry in the database of gt.json: add one, or remove the features"
+            problems.add(repr(id), what)
+
+    common = {stream: Counter(of.values()).most_common(1)[0][0] if of else 0 for stream, of in dims.items()}
+    for stream, of in dims.items():
+        for where, dim in of.items():
+            if dim != common[stream]:
+                what = f"{stream} features have {dim} dimensions, others {common[stream]}: extract them alike"
+                problems.add(where, what)
+    listed = all((root / f"split_{split}.txt").exists() for split in SPLITS)
+    used = {*ids["train"], *ids["test"]}
+    for id in gt["database"] if gt else ():
+        if _check_id(id, "gt.json", problems) and id not in used and used and not listed:
+            what = "has no features in features/train or features/test: add them, or remove the entry"
+            problems.add(f"gt.json: {id!r}", what)
+    classes = _find_classes(gt, videos, problems)
+    if problems:
+        raise FolderError(root, problems.lines())
+    return Folder(common, classes, videos)
+
+
+def _kinds(file: str) -> tuple[str, ...]:
+    """The streams in a file of this kind."""
+    return STREAMS if file == "joint" else (file,)
+
+
+def _list(files: dict[str, Path]) -> str:
+    return " + ".join(path.as_posix() for path in files.values())
+
+
+def _find_files(root: Path, split: str) -> dict[str, dict[str, Path]]:
+    """The feature files of a split, by video and stream (or "joint"), relative to the root. Opens none of them."""
+    found: dict[str, dict[str, Path]] = {}
+    for kind in (*STREAMS, "joint"):
+        folder = root / "features" / split / ("" if kind == "joint" else kind)
+        for path in sorted(folder.glob("*.npy")):
+            found.setdefault(path.name.removesuffix(".npy"), {})[kind] = path.relative_to(root)
+    return found
+
+
+def _is_plain(name: Any) -> bool:
+    """Whether a name survives files of one name a line, terminals and UTF-8."""
+    return isinstance(name, str) and name != "" and name.isprintable() and name == name.strip()
+
+
+def _check_id(id: str, where: str, problems: Problems) -> bool:
+    """Ids only ever look up files that were found, so a bad one opens nothing; it is still refused as what it is."""
+    good = _is_plain(id) and id not in (".", "..") and not set(id) & set("/\\")
+    if not good:
+        what = 'is no video id: it must be a file name without "/", "\\", control characters or spaces around it'
+        problems.add(f"{where}: {reprlib.repr(id)}", what)
+    return good
+
+
+def _find_ids(root: Path, split: str, found: dict[str, dict[str, dict[str, Path]]], problems: Problems) -> list[str]:
+    """The videos of a split that have features: those in the split file, or else all there are."""
+    file = f"split_{split}.txt"
+    looked = f"features/{split}/rgb/*.npy, features/{split}/flow/*.npy and features/{split}/*.npy"
+    if not found[split]:
+        problems.add(f"features/{split}", f"no features found: looked for {looked}")
+    if not (root / file).exists():
+        return [id for id in found[split] if _check_id(id, f"features/{split}", problems)]
+    try:
+        lines = (root / file).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        problems.add(file, f"cannot be read ({error}): make it a UTF-8 text file with one video a line, or remove it")
+        return []
+    counts = Counter(filter(None, map(str.strip, lines)))
+    if not counts:
+        problems.add(file, "names no video: write one video a line, or remove the file")
+    good = []
+    for id, count in counts.items():
+        if not _check_id(id, file, problems):
+            continue
+        if count > 1:
+            problems.add(f"{file}: {id!r}", "is there more than once: keep one line")
+        if id in found[split]:
+            good.append(id)
+        elif found[split]:
+            other = [s for s in SPLITS if s != split and id in found[s]]
+            hint = f" (but in features/{other[0]})" if other else ""
+            problems.add(f"{file}: {id!r}", f"has no features in features/{split}{hint}: add them, or remove the line")
+    return good
+
+
+def _read_gt(root: Path, problems: Problems) -> dict[str, Any] | None:
+    """`gt.json`; None where it is of no use."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        for key, count in Counter(key for key, _ in pairs).items():
+            if count > 1:
+                problems.add(f"gt.json: {key!r}", "is there more than once: keep one")
+        return dict(pairs)
+
+    try:
+        gt = json.loads((root / "gt.json").read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
+    except FileNotFoundError:
+        problems.add("gt.json", 'is missing: write {"database": {<video>: {"fps": ..., "labels": [...], ...}, ...}}')
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        problems.add("gt.json", f"cannot be read as JSON ({error}): write it again")
+        return None
+    if not isinstance(gt, dict) or not isinstance(gt.get("database"), dict):
+        problems.add("gt.json", 'must be {"database": {<video>: {...}}}')
+        return None
+    return gt
+
+
+def _read_features(root: Path, files: dict[str, Path], problems: Problems) -> dict[str, Float[np.ndarray, "_ _"]]:
+    """The float32 features of a video, by stream; without those that have problems."""
+    features = {}
+    for kind, path in files.items():
+        values = _read_array(root / path, path.as_posix(), problems)
+        if values is None:
+            continue
+        if kind == "joint" and values.shape[1] % 2:
+            what = f"joint features have {values.shape[1]} dimensions, which are not two halves (rgb | flow)"
+            problems.add(path.as_posix(), f"{what}: move a single stream to features/<split>/rgb or flow")
+        else:
+            features.update(zip(_kinds(kind), np.split(values, len(_kinds(kind)), axis=1)))
+    if len({len(values) for values in features.values()}) > 1:
+        lengths = " and ".join(f"{len(values)} in {stream}" for stream, values in features.items())
+        problems.add(_list(files), f"number of snippets differs, {lengths}: extract both streams from the same frames")
+    return features
+
+
+def _read_array(path: Path, name: str, problems: Problems) -> Float[np.ndarray, "n d"] | None:
+    if not path.is_file():
+        problems.add(name, "is not a file (or a broken link): remove it, or put the features there")
+        return None
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")  # has no way to unpickle
+    except Exception as error:  # a damaged header can fail in any way, and must not end the check
+        what = f"is not an .npy file of numbers, or damaged ({error})"
+        problems.add(name, f"{what}: write it with np.save(file, array, allow_pickle=False); pickles are never loaded")
+        return None
+    if not np.issubdtype(array.dtype, np.floating):
+        problems.add(name, f"dtype is {array.dtype}: save the features as floating-point numbers")
+    elif array.ndim != 2 or 0 in array.shape:
+        problems.add(name, f"shape is {array.shape}: must be [n d], at least one snippet and one dimension")
+    else:
+        with np.errstate(over="ignore"):
+            values = np.array(array, np.float32)
+        finite = np.isfinite(values).all(axis=1)
+        if finite.all():
+            return values
+        what = f"NaN or infinite (as float32), first in snippet {finite.argmin()}"
+        problems.add(name, f"{what}: extract the features again")
+    return None
+
+
+def _number(value: Any) -> float:
+    """A number or a string of one; NaN for everything else, infinity included."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def _read_entry(
+    id: str, files: dict[str, Path], length: int | None, gt: dict[str, Any], problems: Problems
+) -> Entry | None:
+    """What `gt.json` says of a video with `length` snippets (None: not known); None where that is of no use.
+
+    An entry with problems is of no use for building, but its labels are for further checks.
+    """
+    video, where = gt["database"][id], f"gt.json: {id!r}"
+    if not isinstance(video, dict):
+        problems.add(where, "must be an object {...}")
+        return None
+
+    def number(key: str, default: float | None, valid: str, holders: tuple = (video, gt)) -> float:
+        given = [holder[key] for holder in holders if holder.get(key) is not None]
+        if not given and default is None:
+            what = f'"{key}" is missing, without which there are no seconds: add "{key}" to the video'
+            problems.add(where, f'{what}, or beside "database" for all videos')
+        value = _number(given[0]) if given else default
+        if given and not (value > 0 or (value == 0 and valid == "non-negative")):
+            problems.add(where, f'"{key}" is {reprlib.repr(given[0])}: must be a {valid} number')
+            return math.nan
+        return math.nan if value is None else value
+
+    fps = number("fps", None, "positive")
+    stride = number("feature_stride_frames", None, "positive")
+    offset = number("feature_offset_frames", stride / 2, "non-negative")
+    end = math.nan if length is None else (offset + (length - 0.5) * stride) / fps
+    duration = number("duration", end, "positive", (video,))
+    if end - duration > 1.5 * stride / fps:
+        what = f"features go on to {end:.2f} s, but the video has {duration:.2f} s"
+        problems.add(where, f"{what}: correct fps, stride, offset or duration, or remove the duration")
+    num_features = video.get("num_features")
+    if num_features is not None and length is not None and _number(num_features) != length:
+        what = f'"num_features" is {reprlib.repr(num_features)}, but the files have {length} snippets'
+        problems.add(where, f"{what}: correct or remove it, or extract the features again")
+
+    segments, segment_labels = _read_annotations(video, where, duration, stride / fps, problems)
+    labels = video.get("labels")
+    if labels is None:
+        labels = segment_labels
+    elif not isinstance(labels, list) or not all(map(_is_plain, labels)):
+        problems.add(where, f'"labels" is {reprlib.repr(labels)}: must be a list of class names')
+        labels = segment_labels
+    elif segment_labels and set(labels) != set(segment_labels):
+        what = f'"labels" are {sorted(set(labels))}, those of the annotations {sorted(set(segment_labels))}'
+        problems.add(where, f"{what}: make them agree, or remove one")
+    return Entry(id, files, sorted(set(labels)), segments, segment_labels, fps, stride, offset, duration)
+
+
+def _read_annotations(
+    video: dict[str, Any], where: str, duration: float, snippet: float, problems: Problems
+) -> tuple[list[tuple[float, float]], list[str]]:
+    """The segments of a video, clipped to its duration, and their labels; without those that have problems.
+
+    `duration` and `snippet` (stride / fps) are seconds; a NaN leaves out the checks that need it.
+    """
+    annotations = video.get("annotations") or []
+    segments, labels = [], []
+    for one in annotations if isinstance(annotations, list) else [annotations]:
+        segment, label = (one.get("segment"), one.get("label")) if isinstance(one, dict) else (None, None)
+        if not isinstance(segment, list) or len(segment) != 2 or not _is_plain(label):
+            what = 'must be {"segment": [start, end], "label": class name}'
+            problems.add(where, f"annotation {reprlib.repr(one)} {what}")
+            continue
+        labels.append(label)
+        start, end = map(_number, segment)
+        if math.isnan(start + end):
+            wrong = "is not two numbers"
+        elif end <= start:
+            wrong = "must end after it starts"
+        elif start < 0:
+            wrong = "starts before 0"
+        elif end > duration + snippet or start >= duration:
+            wrong = f"goes beyond the video ({duration:.2f} s)"
+        else:
+            segments.append((start, min(end, duration)))  # with a NaN duration: end
+            continue
+        problems.add(where, f"segment {reprlib.repr(segment)} {wrong}: correct it (in seconds)")
+    return segments, labels
+
+
+def _find_classes(gt: dict[str, Any] | None, videos: dict[str, list[Entry]], problems: Problems) -> list[str]:
+    """The class names in order; checks the labels of the videos against them."""
+    for video in videos["train"]:
+        if not video.labels:
+            what = 'is a training video without any label: add "labels" or "annotations", or take it out of training'
+            problems.add(f"gt.json: {video.id!r}", what)
+    classes = gt.get("classes") if gt else None
+    trained = {label for video in videos["train"] for label in video.labels}
+    if classes is None:
+        wrong, allowed = 'no training video has it: correct it, add training videos, or set "classes"', trained
+    elif isinstance(classes, list) and all(map(_is_plain, classes)) and 0 < len(classes) == len(set(classes)):
+        wrong, allowed = 'it is not in "classes" of gt.json: correct one of them', set(classes)
+    else:
+        problems.add("gt.json", f'"classes" is {reprlib.repr(classes)}: must be a list of different class names')
+        return []
+    for video in (*videos["train"], *videos["test"]):
+        for label in set(video.labels) - allowed:
+            problems.add(f"gt.json: {video.id!r}", f"label {label!r}: {wrong}")
+    return sorted(trained) if classes is None else classes
+
+
+def _fingerprint(root: Path) -> str:
+    """A hash of the content of gt.json and the split files, and of the names, sizes and times of the feature files."""
+    texts = [root / name for name in ("gt.json", *(f"split_{split}.txt" for split in SPLITS))]
+    parts: list[Any] = [(path.name, path.read_bytes()) for path in texts if path.is_file()]
+    for split in SPLITS:
+        for path in (path for files in _find_files(root, split).values() for path in files.values()):
+            if (root / path).exists():
+                stat = (root / path).stat()
+                parts.append((path.as_posix(), stat.st_size, stat.st_mtime_ns))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+class FeatureFolder(tfds.core.GeneratorBasedBuilder):
+    """Features of your own; the module says how the folder must look.
+
+    What is built is kept under a config name made of the folder's name and a fingerprint of its files: of changed data,
+    a new builder builds anew, and what was built before stays. The files are checked where they are not yet built.
+
+    Raises:
+      FolderError: on construction, with everything that is wrong with the folder.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, root: str | os.PathLike, file_format: Any = "array_record", **kwargs: Any):
+        self._root = Path(root)
+        self._fingerprint = _fingerprint(self._root)
+        self._checked: Folder | None = None
+        name = re.sub(r"[^\w.-]", "_", self._root.resolve().name, flags=re.ASCII)
+        config = tfds.core.BuilderConfig(name=f"{name}-{self._fingerprint}")
+        super().__init__(config=config, file_format=file_format, **kwargs)
+        self._original_state = {"root": root, "file_format": file_format, **kwargs}  # what TFDS pickles
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = None  # TFDS reads them from what is built
+        if not self.is_prepared():
+            self._checked = check(self._root)
+            features = examples.features(self._checked.dims, self._checked.classes)
+        return tfds.core.DatasetInfo(builder=self, description="A folder of snippet features.", features=features)
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        folder = self._checked or check(self._root)  # built before, and to be built again
+        return {split: self._generate_examples(folder.videos[split]) for split in SPLITS}
+
+    def _generate_examples(self, videos: list[Entry]):
+        names = examples.class_names(self.info)
+        for video in videos:
+            problems = Problems()
+            features = _read_features(self._root, video.files, problems)
+            if problems:
+                raise FolderError(self._root, problems.lines())
+            counts = [video.segment_labels.count(name) for name in names]
+            yield (
+                video.id,
+                {
+                    "id": video.id,
+                    "features": features,
+                    "labels": np.array([name in video.labels for name in names], np.int32),
+                    "counts": np.array(counts if video.segments else [-1] * len(names), np.int32),
+                    "segments": np.array(video.segments, np.float64).reshape(-1, 2),
+                    "segment_labels": video.segment_labels,
+                    "fps": video.fps,
+                    "stride": video.stride,
+                    "offset": video.offset,
+                    "duration": video.duration,
+                },
+            )
+        if _fingerprint(self._root) != self._fingerprint:
+            raise FolderError(self._root, ["changed since it was checked: make a new builder"])
