@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from wsal_jax import localize, methods
-from wsal_jax.types import Detections, Meta, Scores, Video
+from wsal_jax.types import Detections, InputError, Meta, Scores, Video
 
 Params = dict[str, Any]
 """Named parameter groups, such as {"attention": ..., "classifier": ...}."""
@@ -65,8 +65,8 @@ def get(config: ConfigDict) -> Method:
     """The method called `config.name`, with its options (`config.method` of a full config).
 
     Raises:
-      ValueError: there is no such method; the message lists those there are.
+      InputError: there is no such method; the message lists those there are.
     """
     if config.name not in names():
-        raise ValueError(f"config.method.name={config.name!r}: no such method; there are {', '.join(names())}")
+        raise InputError(f"config.method.name={config.name!r}: no such method; there are {', '.join(names())}")
     return importlib.import_module(f"wsal_jax.methods.{config.name}").method(config)

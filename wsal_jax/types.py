@@ -10,6 +10,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 
+class InputError(ValueError):
+    """A file or an option of the user's that cannot work; the message says which, what is wrong and what to do."""
+
+
 class Video(NamedTuple):
     """One video as a method sees it: features of the sampled or padded snippets, and its weak labels."""
 

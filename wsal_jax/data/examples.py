@@ -11,15 +11,16 @@ def features(dims: dict[str, int], class_names: list[str]) -> tfds.features.Feat
     `segments` [k 2] are seconds, `segment_labels` [k] class indices: for evaluation only.
     `fps`, `stride`, `offset` (frames), `duration` (seconds) place the snippets in time, see `types.Meta`.
     """
-    tensor, scalar = tfds.features.Tensor, tfds.features.Scalar(np.float64)
-    raw = tfds.features.Encoding.BYTES
+    tensor = tfds.features.Tensor
+    raw = tfds.features.Encoding.BYTES  # else TFDS stores float64 as float32
+    scalar = tensor(shape=(), dtype=np.float64, encoding=raw)
     return tfds.features.FeaturesDict(
         {
             "id": tfds.features.Text(),
             "features": {name: tensor(shape=(None, d), dtype=np.float32, encoding=raw) for name, d in dims.items()},
             "labels": tensor(shape=(len(class_names),), dtype=np.int32),
             "counts": tensor(shape=(len(class_names),), dtype=np.int32),
-            "segments": tensor(shape=(None, 2), dtype=np.float64),
+            "segments": tensor(shape=(None, 2), dtype=np.float64, encoding=raw),
             "segment_labels": tfds.features.Sequence(tfds.features.ClassLabel(names=class_names)),
             "fps": scalar,
             "stride": scalar,

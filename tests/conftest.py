@@ -1,0 +1,33 @@
+"""Eight fake CPU devices, so that sharding is tested everywhere; code that names no mesh runs on the first."""
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="session")
+def tfds_dir(tmp_path_factory):
+    """Where the tests' data sets are built."""
+    return str(tmp_path_factory.mktemp("tfds"))
+
+
+@pytest.fixture
+def config(tfds_dir):
+    """MAAN on the tiny built-in data, a few steps."""
+    from configs import maan
+
+    config = maan.get_config("dataset=synthetic_untrimmed/tiny")
+    config.data.dir = tfds_dir
+    config.batch_size, config.num_snippets = 8, 10
+    config.steps, config.log_every, config.checkpoint_every = 6, 2, 4
+    config.plots = 1
+    return config
+
+
+@pytest.fixture
+def tiny(config):
+    """The builder of the tiny data."""
+    from wsal_jax.data import pipeline
+
+    return pipeline.build(config.data)

@@ -1,0 +1,178 @@
+"""From a TFDS builder to batches: which snippets a training step sees, and the padded videos that scoring sees.
+
+Training draws its batches by `plan`, a pure function of key and step. The features of a plan are gathered on the device
+where they fit (`on_device` once, then `gather` inside the step), else read from disk by Grain (`stream`): the same
+batches either way.
+"""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Array, ArrayLike, Float, Int, Key, PRNGKeyArray
+from ml_collections import ConfigDict
+
+from wsal_jax.data import BUILDERS, examples
+from wsal_jax.types import Annotation, InputError, Meta
+
+
+class Dataset(NamedTuple):
+    """One split, on the host, in the order of the videos' ids; features stay on disk until `read`."""
+
+    source: Sequence[dict[str, Any]]
+    """TFDS data source, in its own order."""
+    order: Int[np.ndarray, " v"]
+    """Positions in `source`, by id."""
+    metas: list[Meta]
+    annotations: list[Annotation]
+    labels: Float[np.ndarray, "v c"]
+    counts: Float[np.ndarray, "v c"]
+    class_names: list[str]
+    dims: dict[str, int]
+    """Feature dimension of each stream."""
+    num_bytes: int
+    """Of all features."""
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " v"]:
+        """Snippets of each video."""
+        return np.array([meta.length for meta in self.metas], np.int32)
+
+
+def build(config: ConfigDict) -> tfds.core.DatasetBuilder:
+    """The builder that `config.data` names, its data built if they are not there yet.
+
+    Raises:
+      InputError: no such builder or builder config, or what the builder says of the user's files.
+    """
+    name = config.name.partition("/")[0]
+    if name not in BUILDERS:
+        raise InputError(f"config.data.name={config.name!r}: no such data set; there are {', '.join(BUILDERS)}")
+    importlib.import_module(f"wsal_jax.data.{name}")
+    options = {"root": config.root} if config.root else {}
+    try:
+        builder = tfds.builder(config.name, data_dir=config.dir or None, file_format="array_record", **options)
+    except InputError:
+        raise
+    except (ValueError, TypeError) as error:  # TFDS's for a config that is not there, Python's for a root too many
+        raise InputError(f"config.data.name={config.name!r}, config.data.root={config.root!r}: {error}") from error
+    builder.download_and_prepare()
+    return builder
+
+
+def load(builder: tfds.core.DatasetBuilder, split: str) -> Dataset:
+    """Everything of a split but the features, in one pass over the files."""
+    source = builder.as_data_source(split=split)
+    metas, annotations, labels, counts = [], [], [], []
+    num_bytes = 0
+    for example in source:
+        streams = example["features"]
+        num_bytes += sum(x.nbytes for x in streams.values())
+        times = {name: float(example[name]) for name in ("fps", "stride", "offset", "duration")}
+        metas.append(Meta(example["id"].decode(), len(next(iter(streams.values()))), **times))
+        segment_labels = np.array(example["segment_labels"], np.int64)
+        annotations.append(Annotation(example["segments"].reshape(-1, 2), segment_labels))
+        labels.append(example["labels"].astype(np.float32))
+        counts.append(example["counts"].astype(np.float32))
+    order = np.array(sorted(range(len(metas)), key=lambda i: metas[i].id))
+    return Dataset(
+        source=source,
+        order=order,
+        metas=[metas[i] for i in order],
+        annotations=[annotations[i] for i in order],
+        labels=np.stack(labels)[order],
+        counts=np.stack(counts)[order],
+        class_names=examples.class_names(builder.info),
+        dims={name: tensor.shape[-1] for name, tensor in builder.info.features["features"].items()},
+        num_bytes=num_bytes,
+    )
+
+
+def read(dataset: Dataset, video: int, streams: Sequence[str]) -> Float[np.ndarray, "n d"]:
+    """The features of a video, those of several streams side by side."""
+    features = dataset.source[int(dataset.order[video])]["features"]
+    return np.concatenate([features[name] for name in streams], axis=-1)
+
+
+def plan(
+    key: PRNGKeyArray, step: Int[ArrayLike, ""] | int, lengths: Int[ArrayLike, " v"], batch_size: int, num_snippets: int
+) -> tuple[Int[Array, " b"], Int[Array, "b t"]]:
+    """The videos of a training step and the snippets of each.
+
+    Videos come in epochs of v // batch_size steps, shuffled anew for each; what does not fill a batch waits for another
+    epoch. A video of n snippets is cut into `num_snippets` equal parts with one random snippet of each (MAAN section
+    3.1), so snippets repeat where n is smaller.
+    """
+    lengths = jnp.asarray(lengths)
+    epoch, position = jnp.divmod(step, lengths.size // batch_size)
+    order = jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, 0), epoch), lengths.size)
+    videos = jax.lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
+    within = jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, 1), step), (batch_size, num_snippets))
+    n = lengths[videos][:, None]
+    snippets = jnp.floor((jnp.arange(num_snippets) + within) * n / num_snippets).astype(jnp.int32)
+    return videos, jnp.minimum(snippets, n - 1)  # rounding can reach n
+
+
+def flat(dataset: Dataset, streams: Sequence[str]) -> Float[np.ndarray, "total d"]:
+    """The features of all videos, one after the other, with no padding."""
+    features = np.empty((dataset.lengths.sum(), sum(dataset.dims[name] for name in streams)), np.float32)
+    end = np.cumsum(dataset.lengths)
+    for video, last in enumerate(end):
+        features[last - dataset.lengths[video] : last] = read(dataset, video, streams)
+    return features
+
+
+def stream(
+    dataset: Dataset,
+    streams: Sequence[str],
+    keys: Key[Array, " s"],
+    steps: range,
+    batch_size: int,
+    num_snippets: int,
+    slots: slice,
+) -> Iterator[Float[np.ndarray, "s b t d"]]:
+    """The features of the plans of several seeds, read from disk by threads, one step after the other.
+
+    `slots` are the places in the batch that this process wants; b is their number.
+    """
+    draw = jax.jit(jax.vmap(partial(plan, batch_size=batch_size, num_snippets=num_snippets), (0, None, None)))
+    planned = lru_cache(maxsize=64)(lambda step: jax.device_get(draw(keys, step, dataset.lengths)))
+    shape = (len(keys), slots.stop - slots.start)
+
+    def batch(index: int) -> Float[np.ndarray, "s b t d"]:
+        videos, snippets = (part[:, slots] for part in planned(steps[index]))
+        rows = [read(dataset, videos[at], streams)[snippets[at]] for at in np.ndindex(shape)]
+        return np.stack(rows).reshape(*shape, *rows[0].shape)
+
+    options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
+    yield from grain.MapDataset.range(len(steps)).map(batch).to_iter_dataset(options)
+
+
+class Padded(NamedTuple):
+    """Whole videos of similar length; rows past `len(videos)` are empty."""
+
+    videos: Int[np.ndarray, " k"]
+    features: Float[np.ndarray, "b n d"]
+    mask: Float[np.ndarray, "b n"]
+
+
+def padded(dataset: Dataset, streams: Sequence[str], batch_size: int = 16) -> Iterator[Padded]:
+    """All videos, shortest first, padded to a power of two of snippets, so that few shapes are compiled."""
+    lengths = dataset.lengths
+    sizes = np.maximum(32, 2 ** np.ceil(np.log2(lengths)).astype(int))
+    for size in np.unique(sizes):
+        members = np.flatnonzero(sizes == size)
+        for first in range(0, len(members), batch_size):
+            videos = members[first : first + batch_size]
+            features = np.zeros((batch_size, size, sum(dataset.dims[name] for name in streams)), np.float32)
+            for row, video in enumerate(videos):
+                features[row, : lengths[video]] = read(dataset, video, streams)
+            mask = np.zeros((batch_size, size), np.float32)
+            mask[: len(videos)] = np.arange(size) < lengths[videos][:, None]
+            yield Padded(videos, features, mask)

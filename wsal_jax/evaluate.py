@@ -1,0 +1,188 @@
+"""From parameters to scores, detections and the table of results, each seed for itself.
+
+The table has a row for each model, one for their fusion, and two floors that need no localization at all: `whole video`
+predicts the whole video for each predicted class, `shuffled` permutes the fused scores in time.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from wsal_jax import fuse, localize, metrics
+from wsal_jax.data import pipeline
+from wsal_jax.method import Method, Params
+from wsal_jax.types import Detections, Scores, Video
+
+FUSED, WHOLE, SHUFFLED = "fused", "whole video", "shuffled"
+
+
+def score(method: Method, params: Params, data: pipeline.Dataset, streams: Sequence[str]) -> list[list[Scores]]:
+    """The scores of every seed (outer list) for every video (inner list), without padding, on the host."""
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(0, None, None))  # seeds
+    @partial(jax.vmap, in_axes=(None, 0, 0))  # videos
+    def score_all(params, features, mask):
+        unknown = jax.numpy.zeros(len(data.class_names))
+        return method.score(params, Video(features, mask, unknown, unknown))
+
+    params = jax.tree.map(np.asarray, params)  # a process scores on its own devices
+    seeds = len(jax.tree.leaves(params)[0])
+    result: list[list[Any]] = [[None] * len(data.metas) for _ in range(seeds)]
+    with tqdm(total=len(data.metas), desc=f"score {'+'.join(streams)}", unit="video") as bar:
+        for batch in pipeline.padded(data, streams):
+            scores = jax.tree.map(np.asarray, score_all(params, batch.features, batch.mask))
+            for row, video in enumerate(batch.videos):
+                n = data.metas[video].length
+                for seed in range(seeds):
+                    one = jax.tree.map(lambda x: x[seed, row], scores)  # noqa: B023
+                    result[seed][video] = one._replace(cas=one.cas[:n], attention=one.attention[:n])
+            bar.update(len(batch.videos))
+    return result
+
+
+def detect(
+    method: Method, scores: dict[str, list[Scores]], data: pipeline.Dataset, config: ConfigDict, seed: int
+) -> tuple[dict[str, list[Scores]], dict[str, list[Detections]]]:
+    """Adds the fused scores of each video to those of the models, and detects in them and by the two floors.
+
+    Returns the scores by model and the detections by row of the table.
+    """
+    final = next(iter(scores))
+    if len(scores) > 1:
+        final = FUSED
+        scores = {**scores, FUSED: [fuse.fuse(video, config.fusion) for video in zip(*scores.values())]}
+    rng = np.random.default_rng(seed)
+    propose = method.propose
+    shuffled = [localize.shuffle(video, rng) for video in scores[final]]
+    rows = {name: [propose(*video, config.localize) for video in zip(of, data.metas)] for name, of in scores.items()}
+    rows[WHOLE] = [localize.whole_video(*video, config.localize) for video in zip(scores[final], data.metas)]
+    rows[SHUFFLED] = [localize.propose(*video, config.localize) for video in zip(shuffled, data.metas)]
+    return scores, rows
+
+
+def measure(
+    scores: dict[str, list[Scores]], rows: dict[str, list[Detections]], data: pipeline.Dataset
+) -> dict[str, dict[str, float]]:
+    """Each row's mAP in percent by temporal IoU, their average, and the classification mAP of a model."""
+    ids = [meta.id for meta in data.metas]
+    truth = dict(zip(ids, data.annotations))
+    table = {}
+    for name, detections in rows.items():
+        ap = metrics.detection_ap(dict(zip(ids, detections)), truth, len(data.class_names), np.array(metrics.IOUS))
+        by_iou = 100 * np.nanmean(ap, axis=1)
+        table[name] = {f"{iou:.1f}": float(x) for iou, x in zip(metrics.IOUS, by_iou)}
+        table[name]["average"] = float(by_iou.mean())
+        if name in scores:
+            video_scores = np.stack([video.video_score for video in scores[name]])
+            ap = metrics.classification_ap(video_scores, data.labels)
+            table[name]["classification"] = float(100 * np.nanmean(ap))
+    return table
+
+
+def summarise(tables: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Mean, sample standard deviation (0 for one seed) and the single values over seeds, for each row and column."""
+    summary = {}
+    for row, columns in tables[0].items():
+        values = {column: [table[row][column] for table in tables] for column in columns}
+        summary[row] = {
+            column: {"mean": float(np.mean(x)), "std": float(np.std(x, ddof=min(1, len(x) - 1))), "values": x}
+            for column, x in values.items()
+        }
+    return summary
+
+
+def format_table(summary: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """The table as text: mAP@IoU, average over IoUs, classification mAP; mean and, of several seeds, spread."""
+    columns = list(next(iter(summary.values())))
+
+    def cell(entry):
+        if entry is None:
+            return ""
+        return f"{entry['mean']:.1f}" + (f"±{entry['std']:.1f}" if len(entry["values"]) > 1 else "")
+
+    lines = [["mAP@IoU", *columns]] + [
+        [row, *(cell(x.get(column)) for column in columns)] for row, x in summary.items()
+    ]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(line[1:], widths[1:]))])
+        for line in lines
+    )
+
+
+def submission(detections: Sequence[Detections], data: pipeline.Dataset) -> dict[str, Any]:
+    """Detections of all videos in the form of an ActivityNet submission, the best of each video first."""
+    results = {}
+    for meta, video in zip(data.metas, detections):
+        order = np.argsort(-video.scores, kind="stable")
+        results[meta.id] = [
+            {
+                "label": data.class_names[video.labels[i]],
+                "score": float(video.scores[i]),
+                "segment": [float(x) for x in video.segments[i]],
+            }
+            for i in order
+        ]
+    return {"version": "wsal_jax", "results": results, "external_data": {"used": False}}
+
+
+def report(
+    method: Method, scores: dict[str, list[list[Scores]]], data: pipeline.Dataset, config: ConfigDict, workdir: Path
+) -> str:
+    """Writes detections*.json, results.json and pictures to `workdir`, and returns the table.
+
+    `scores` by model, then seed, then video. `detections.json` and the pictures are the first seed's; those of the
+    others are called `detections_seed<seed>.json`. Test videos without annotations are detected in, not measured.
+    """
+    instances = sum(len(annotation.labels) for annotation in data.annotations)
+    tables = []
+    for i in tqdm(range(config.seeds), desc="detect", unit="seed"):
+        seed = config.seed + i
+        of_models, rows = detect(method, {name: of[i] for name, of in scores.items()}, data, config, seed)
+        final = rows[FUSED if FUSED in rows else next(iter(rows))]
+        name = "detections.json" if i == 0 else f"detections_seed{seed}.json"
+        (workdir / name).write_text(json.dumps(submission(final, data)))
+        if i == 0:
+            draw(of_models, final, data, config.plots, workdir / "plots")
+        if instances:
+            tables.append(measure(of_models, rows, data))
+    if not instances:
+        return "No test video is annotated, so nothing is measured; detections.json holds what was found."
+    summary = summarise(tables)
+    about = {
+        "protocol": "activitynet",
+        "dataset": config.data.name,
+        "videos": len(data.metas),
+        "classes": len({label for annotation in data.annotations for label in annotation.labels}),
+        "instances": instances,
+        "seeds": list(range(config.seed, config.seed + config.seeds)),
+    }
+    (workdir / "results.json").write_text(json.dumps({**about, "rows": summary}, indent=1))
+    head = ", ".join(f"{name} {value}" for name, value in about.items())
+    return f"{head}\n{format_table(summary)}"
+
+
+def draw(
+    scores: dict[str, list[Scores]],
+    detections: Sequence[Detections],
+    data: pipeline.Dataset,
+    count: int,
+    directory: Path,
+) -> None:
+    """A picture of each of `count` videos, evenly spaced in the order of ids."""
+    from wsal_jax import plot  # Matplotlib takes half a second to import
+
+    directory.mkdir(exist_ok=True)
+    for video in np.unique(np.linspace(0, len(data.metas) - 1, min(count, len(data.metas))).astype(int)):
+        meta = data.metas[video]
+        of_video = {name: of[video] for name, of in scores.items()}
+        path = directory / f"{meta.id}.png"
+        plot.draw(path, meta, data.annotations[video], of_video, detections[video], data.class_names)
