@@ -1,0 +1,20 @@
+"""MAAN and its baselines (wsal_jax/methods/maan.py).
+
+python -m wsal_jax.main --config=configs/maan.py
+python -m wsal_jax.main --config=configs/maan.py:aggregator=stpn      (or dropout, norm, softmax_norm)
+"""
+
+from configs import common
+
+
+def get_config(text=None):
+    switches = common.parse(text, aggregator="maan", **common.SWITCHES)
+    config = common.get_config(switches)
+    config.method = dict(
+        name="maan",
+        aggregator=switches.aggregator,
+        hidden=256,
+        sparsity=0.0,
+        num_snippets=config.get_ref("num_snippets"),
+    )
+    return config

@@ -1,0 +1,95 @@
+"""Which snippets training sees, and that disk and device give the same ones."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from wsal_jax import train
+from wsal_jax.data import pipeline
+from wsal_jax.types import InputError
+
+
+def test_plan_draws_one_snippet_of_each_part_and_every_video_once_an_epoch():
+    lengths = jnp.array([40, 7, 1, 300, 12, 64, 33, 5, 9])
+    draw = jax.jit(partial(pipeline.plan, batch_size=3, num_snippets=10))
+    key = jax.random.key(0)
+    epochs = []
+    for step in range(6):
+        videos, snippets = draw(key, step, lengths)
+        n = np.asarray(lengths)[videos][:, None]
+        parts = np.arange(10)
+        assert (snippets >= np.floor(parts * n / 10)).all() and (snippets <= (parts + 1) * n / 10).all()
+        assert (snippets < n).all()
+        epochs.append(np.asarray(videos))
+    assert sorted(np.concatenate(epochs[:3])) == list(range(9)) == sorted(np.concatenate(epochs[3:]))
+    assert (np.concatenate(epochs[:3]) != np.concatenate(epochs[3:])).any()
+
+
+def test_plan_is_uniform_within_a_part():
+    lengths = jnp.full(4, 50)
+    draw = jax.jit(jax.vmap(partial(pipeline.plan, batch_size=4, num_snippets=5), (None, 0, None)))
+    _, snippets = draw(jax.random.key(1), jnp.arange(2000), lengths)
+    counts = np.bincount(np.asarray(snippets).ravel(), minlength=50)
+    assert chisquare(counts).pvalue > 1e-3
+
+
+def test_a_batch_that_straddles_no_epoch_leaves_out_the_rest():
+    draw = partial(pipeline.plan, batch_size=4, num_snippets=2)
+    lengths = jnp.full(10, 8)
+    first, second = (draw(jax.random.key(2), step, lengths)[0] for step in (0, 1))
+    assert len({*first.tolist(), *second.tolist()}) == 8
+
+
+@pytest.mark.parametrize("streams", [["rgb"], ["flow"], ["rgb", "flow"]])
+def test_flat_holds_every_video(tiny, streams):
+    data = pipeline.load(tiny, "train")
+    flat = pipeline.flat(data, streams)
+    starts = np.cumsum(data.lengths) - data.lengths
+    assert flat.shape == (data.lengths.sum(), sum(data.dims[s] for s in streams))
+    for example in data.source:
+        video = [meta.id for meta in data.metas].index(example["id"].decode())
+        expected = np.concatenate([example["features"][s] for s in streams], -1)
+        np.testing.assert_array_equal(flat[starts[video] :][: data.lengths[video]], expected)
+        np.testing.assert_array_equal(data.labels[video], example["labels"])
+
+
+def test_stream_reads_what_the_device_would_gather(config, tiny):
+    data = pipeline.load(tiny, "train")
+    config.seeds = 2
+    keys = train.make_keys(config)
+    flat, starts = pipeline.flat(data, ["rgb"]), np.cumsum(data.lengths) - data.lengths
+    for slots in (slice(0, 8), slice(2, 4)):
+        read = list(pipeline.stream(data, ["rgb"], keys, range(3, 8), 8, 10, slots))
+        assert len(read) == 5
+        for step, features in zip(range(3, 8), read):
+            for seed in range(2):
+                videos, snippets = pipeline.plan(keys[seed], step, data.lengths, 8, 10)
+                expected = flat[starts[videos][:, None] + snippets][slots]
+                np.testing.assert_array_equal(features[seed], expected)
+
+
+def test_padded_gives_every_video_once(tiny):
+    data = pipeline.load(tiny, "test")
+    seen = []
+    for batch in pipeline.padded(data, ["rgb", "flow"], batch_size=3):
+        assert batch.features.shape[:2] == batch.mask.shape and batch.mask.shape[0] == 3
+        for row, video in enumerate(batch.videos):
+            n = data.lengths[video]
+            np.testing.assert_array_equal(batch.features[row, :n], pipeline.read(data, video, ["rgb", "flow"]))
+            assert batch.mask[row].tolist() == [1] * n + [0] * (batch.mask.shape[1] - n)
+        assert not batch.features[len(batch.videos) :].any() and not batch.mask[len(batch.videos) :].any()
+        seen += batch.videos.tolist()
+    assert sorted(seen) == list(range(len(data.metas)))
+
+
+def test_unknown_data_set_is_named(config):
+    config.data.name = "synthetic_untrimed"
+    with pytest.raises(InputError, match=r"config.data.name='synthetic_untrimed'"):
+        pipeline.build(config.data)
+    config.data.name = "synthetic_untrimmed/nope"
+    with pytest.raises(InputError, match="nope"):
+        pipeline.build(config.data)

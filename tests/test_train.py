@@ -1,0 +1,214 @@
+"""The loop: seeds, phases, rounds, devices, disk or device, and an interrupted run."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from wsal_jax import checkpoint, method, sharding, train
+from wsal_jax.data import pipeline
+from wsal_jax.method import Method, Phase
+from wsal_jax.types import InputError, Scores, Video
+
+
+@pytest.fixture
+def data(tiny):
+    return pipeline.load(tiny, "train")
+
+
+def one_device():
+    return sharding.make_mesh(jax.devices()[:1])
+
+
+def assert_equal(a, b, seed=slice(None)):
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x)[seed], np.asarray(y)), a, b)
+
+
+def toy(**changes):
+    """Two linear groups, one phase each; the loss of either depends on both."""
+
+    def init(key, spec):
+        a, b = jax.random.split(key)
+        shape = (sum(spec.dims), spec.num_classes)
+        return {"first": jax.random.normal(a, shape), "second": jax.random.normal(b, shape)}
+
+    def loss(sign, params, video, key, epoch):
+        x = (video.mask[:, None] * video.features).mean(0)
+        value = ((x @ (params["first"] + sign * params["second"]) - video.labels) ** 2).sum()
+        return value, {"loss": value, "epoch": epoch.astype(jnp.float32), "mask": video.mask.mean()}
+
+    def score(params, video):
+        cas = video.features @ params["first"] * video.mask[:, None]
+        return Scores(cas.max(0), cas, video.mask, {})
+
+    phases = (Phase("a", partial(loss, 1), ("first",), 2), Phase("b", partial(loss, -1), ("second",), 1))
+    return Method(init, phases, score)._replace(**changes)
+
+
+def test_seeds_are_trained_alike_together_and_alone(config, data, tmp_path):
+    maan = method.get(config.method)
+    config.seeds = 3
+    together = train.fit(maan, data, ["rgb"], config, one_device(), tmp_path / "three")
+    config.seeds, config.seed = 1, 2
+    alone = train.fit(maan, data, ["rgb"], config, one_device(), tmp_path / "one")
+    for x, y in zip(jax.tree.leaves(together), jax.tree.leaves(alone)):
+        np.testing.assert_allclose(x[2], y[0], rtol=1e-4, atol=1e-6)
+        assert not np.allclose(x[0], y[0], rtol=1e-4, atol=1e-6) or not np.asarray(y).any()
+
+
+def test_reading_from_disk_trains_the_same_model(config, data, tmp_path):
+    maan = method.get(config.method)
+    params = {}
+    for config.data.placement in ("device", "stream"):
+        directory = tmp_path / config.data.placement
+        params[config.data.placement] = train.fit(maan, data, ["rgb", "flow"], config, one_device(), directory)
+    assert_equal(params["device"], params["stream"])
+
+
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_eight_devices_have_the_gradients_of_one(config, data, tmp_path, placement):
+    maan = method.get(config.method)
+    config.optimizer = dict(name="sgd", learning_rate=1.0)  # parameters move by the gradient
+    config.steps, config.seeds, config.data.placement = 1, 2, placement
+    before = jax.device_get(train.init(maan, method.Spec((data.dims["rgb"],), 3), config, 1).params)
+    after = [
+        jax.device_get(train.fit(maan, data, ["rgb"], config, mesh, tmp_path / str(mesh.size)))
+        for mesh in (one_device(), sharding.make_mesh())
+    ]
+    for start, one, eight in zip(*map(jax.tree.leaves, (before, *after))):
+        assert np.abs(one - start).max() > 1e-4
+        np.testing.assert_allclose(one - start, eight - start, atol=1e-6)
+
+
+def test_a_batch_is_split_over_the_devices(config, data):
+    mesh = sharding.make_mesh()
+    videos = Video(*(np.zeros((2, 8, 3)) for _ in range(4)))
+    split = jax.jit(lambda x: jax.lax.with_sharding_constraint(x, sharding.split(mesh, 1)))(videos)
+    assert split.features.addressable_shards[0].data.shape == (2, 1, 3)
+
+
+@pytest.mark.parametrize("interrupt_at", [1, 2, 5])
+def test_a_continued_run_is_the_same_run(config, data, tmp_path, interrupt_at):
+    """Killed after a dispatch, with a checkpoint at step 4 or none yet."""
+    run = toy()
+    whole = train.fit(run, data, ["rgb"], config, one_device(), tmp_path / "whole")
+    calls = []
+
+    def interrupt(step, metrics):
+        calls.append(step)
+        if len(calls) == interrupt_at:
+            raise KeyboardInterrupt
+
+    config.log_every = 1
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(run, data, ["rgb"], config, one_device(), tmp_path / "parts", interrupt)
+    assert checkpoint.latest(tmp_path / "parts") == (4 if interrupt_at > 4 else None)
+    config.log_every = 2
+    continued = train.fit(run, data, ["rgb"], config, one_device(), tmp_path / "parts")
+    assert_equal(whole, continued)
+
+
+def test_a_finished_run_is_not_trained_again(config, data, tmp_path):
+    run = toy()
+    steps = []
+    first = train.fit(run, data, ["rgb"], config, one_device(), tmp_path / "run")
+    again = train.fit(run, data, ["rgb"], config, one_device(), tmp_path / "run", lambda step, _: steps.append(step))
+    assert_equal(first, again)
+    assert steps == []
+
+
+def test_phases_take_turns_by_epoch_and_train_only_their_groups(config, data, tmp_path):
+    """12 videos in batches of 4: 3 steps an epoch; phase a for 2 epochs, b for 1, then a again."""
+    config.batch_size, config.steps, config.log_every, config.checkpoint_every = 4, 12, 1, 1
+    config.optimizer = dict(name="adamw", learning_rate=1e-2, weight_decay=0.1)
+    run = toy()
+    states, seen = [], []
+    train.fit(run, data, ["rgb"], config, one_device(), tmp_path / "run", lambda step, m: seen.append(m))
+    assert ["a" if "a/loss" in m else "b" for m in seen] == ["a"] * 6 + ["b"] * 3 + ["a"] * 3
+    assert [float((m.get("a/epoch", m.get("b/epoch")))[0]) for m in seen] == [0] * 9 + [1] * 3
+    for config.steps in (6, 9):
+        states.append(train.fit(run, data, ["rgb"], config, one_device(), tmp_path / str(config.steps)))
+    assert_equal(states[0]["first"], states[1]["first"])
+    assert (states[0]["second"] != states[1]["second"]).any()
+    start = train.init(run, method.Spec((data.dims["rgb"],), 3), config, 1).params
+    assert_equal(start["second"], states[0]["second"])
+
+
+def test_update_is_the_mean_gradient_of_the_trained_group(data):
+    """Against a plain loop over videos, with SGD."""
+    run = toy()
+    rng = np.random.default_rng(0)
+    videos = Video(*(rng.normal(size=s).astype(np.float32) for s in ((5, 4, 6), (5, 4), (5, 3), (5, 3))))
+    params = run.init(jax.random.key(0), method.Spec((6,), 3))
+    optimizer = optax.sgd(1.0)
+    new, _, metrics = train.update(
+        run.phases[0], optimizer, params, optimizer.init({}), videos, jax.random.key(1), jnp.int32(0)
+    )
+    one = [
+        jax.value_and_grad(lambda p, v: run.phases[0].loss(p, v, None, jnp.int32(0))[0])(
+            params, jax.tree.map(lambda x: x[i], videos)
+        )
+        for i in range(5)
+    ]
+    mean = sum(gradient["first"] for _, gradient in one) / 5
+    np.testing.assert_allclose(new["first"], params["first"] - mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], sum(value for value, _ in one) / 5, rtol=1e-5)
+
+
+def test_rounds_remove_snippets_and_never_a_whole_video(config, data, tmp_path):
+    """After round 1 the even snippets stay; after round 2 none would, so all videos stay as they are."""
+    seen = []
+
+    def revise(keep, scores, labels):
+        even = jnp.arange(keep.size) % 2 == 0
+        return jnp.where((keep * ~even).sum() > 0, keep * even, 0 * keep)
+
+    run = toy(rounds=3, revise=revise)
+    config.batch_size, config.steps, config.log_every, config.num_snippets = 12, 4, 4, 40
+    log = lambda step, metrics: seen.append((step, float(metrics["a/mask"][0])))  # noqa: E731
+    train.fit(run, data, ["rgb"], config, one_device(), tmp_path / "run", log)
+    assert [step for step, _ in seen] == [4, 8, 12]
+    assert seen[0][1] == 1 and 0.4 < seen[1][1] < 0.6 and 0.4 < seen[2][1] < 0.6
+
+
+def test_rounds_phases_and_seeds_compile_the_loop_once(config, data, tmp_path, monkeypatch):
+    compiled = []
+    original = train.make_run
+
+    def counted(*args):
+        run = original(*args)
+        compiled.append(run)
+        return run
+
+    monkeypatch.setattr(train, "make_run", counted)
+    config.seeds, config.batch_size, config.log_every = 2, 4, 3
+    run = toy(rounds=2, revise=lambda keep, scores, labels: keep)
+    train.fit(run, data, ["rgb"], config, one_device(), tmp_path / "run")
+    config.checkpoint_every = 3
+    assert [run._cache_size() for run in compiled] == [3]  # dispatches of 3, 1 and 2 steps
+    train.fit(run, data, ["rgb"], config, one_device(), tmp_path / "aligned")
+    assert compiled[1]._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("batch_size", 13, "only 12 training videos"),
+        ("batch_size", 4, "multiple of the 8 devices"),
+        ("steps", 0, "config.steps=0"),
+        ("num_snippets", -1, "config.num_snippets=-1"),
+        ("data.placement", "disk", "config.data.placement='disk'"),
+        ("optimizer.name", "adamm", "adamm"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(config, data, option, value, message):
+    config.update_from_flattened_dict({option: value})
+    with pytest.raises(InputError, match=message):
+        train.check(config, data, sharding.make_mesh())
+
+
+def test_chunks_end_at_every_border():
+    assert [list(c) for c in train.chunks(1, 10, 4, [3, 10])] == [[1, 2], [3, 4, 5, 6], [7, 8, 9]]

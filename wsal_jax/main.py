@@ -1,0 +1,63 @@
+"""Trains and evaluates: `python -m wsal_jax.main --config=configs/maan.py [--workdir=DIR]`."""
+
+import jax
+from absl import app, flags
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict, config_flags
+
+from wsal_jax import evaluate, method, sharding, train
+from wsal_jax.data import pipeline
+from wsal_jax.types import InputError
+from wsal_jax.workdir import make_log, open_run
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/<method>.py[:switches]")
+WORKDIR = flags.DEFINE_string("workdir", None, "What the run leaves; runs/<method>-<hash of the config> by default.")
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes. Cloud TPU and Slurm know the rest; elsewhere give the next three."
+)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0.")
+PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.")
+PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
+
+
+def run(config: ConfigDict, workdir: str | None = None) -> str:
+    """Builds the data, trains every model of `config.streams`, evaluates; returns the table of results.
+
+    Raises:
+      InputError: an option or a file that cannot work; nothing is trained then, and nothing overwritten.
+    """
+    chosen, mesh, first = method.get(config.method), sharding.make_mesh(), jax.process_index() == 0
+    if first:  # the others find it built, unless their disks are their own
+        pipeline.build(config.data)
+    multihost_utils.sync_global_devices("data built")
+    builder = pipeline.build(config.data)
+    data = {split: pipeline.load(builder, split) for split in ("train", "test")}
+    train.check(config, data["train"], mesh)
+    folder = open_run(workdir, config, builder.info.full_name)
+    multihost_utils.sync_global_devices("workdir opened")
+    scores = {}
+    for model in config.streams:
+        streams = model.split("+")
+        params = train.fit(
+            chosen, data["train"], streams, config, mesh, folder / "checkpoints" / model, make_log(folder, model)
+        )
+        scores[model] = evaluate.score(chosen, params, data["test"], streams)
+    table = evaluate.report(chosen, scores, data["test"], config, folder) if first else ""
+    return f"{table}\nwritten to {folder}"
+
+
+def main(argv: list[str]) -> None:
+    """Command line."""
+    if argv[1:]:
+        raise app.UsageError(f"not an option: {' '.join(argv[1:])}")
+    if DISTRIBUTED.value:
+        jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+    try:
+        print(run(CONFIG.value, WORKDIR.value))
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)

@@ -1,0 +1,277 @@
+"""The training loop: rounds x phases x steps, for one model or several seeds of it at once.
+
+All randomness is a function of seed and step, so a run continued from a checkpoint is the same run, bit for bit.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from wsal_jax import checkpoint, sharding
+from wsal_jax.data import pipeline
+from wsal_jax.method import Method, Params, Phase, Spec
+from wsal_jax.types import InputError, Video
+
+Log = Callable[[int, dict[str, Float[np.ndarray, " s"]]], None]
+"""Takes the step and each metric's mean since the last call, one value per seed."""
+
+
+class State(NamedTuple):
+    """What changes in training; every leaf has a leading axis of seeds."""
+
+    params: Params
+    optimizers: tuple[Any, ...]
+    """State of each phase's optimizer."""
+    keep: Bool[Array, "s total"]
+    """Snippets that rounds have left, of all videos one after the other."""
+
+
+class Bank(NamedTuple):
+    """The training videos on the device."""
+
+    starts: Int[Array, " v"]
+    """First snippet of each video among all snippets."""
+    lengths: Int[Array, " v"]
+    labels: Float[Array, "v c"]
+    counts: Float[Array, "v c"]
+    features: Float[Array, "total d"] | None
+    """None where they are streamed."""
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """`optax.<name>(**others)` of `config.optimizer`."""
+    options = config.to_dict()
+    return getattr(optax, options.pop("name"))(**options)
+
+
+def make_keys(config: ConfigDict) -> Key[Array, " s"]:
+    """One key for each seed; a seed's run does not depend on which others are trained beside it."""
+    return jax.vmap(jax.random.key)(jnp.arange(config.seed, config.seed + config.seeds))
+
+
+def init(method: Method, spec: Spec, config: ConfigDict, num_snippets: int) -> State:
+    """The state before step 0; `num_snippets` are those of all training videos."""
+
+    def one(key):
+        params = method.init(jax.random.fold_in(key, 3), spec)
+        optimizer = make_optimizer(config.optimizer)
+        optimizers = tuple(optimizer.init({g: params[g] for g in phase.trains}) for phase in method.phases)
+        return State(params, optimizers, jnp.ones(num_snippets, bool))
+
+    return jax.jit(jax.vmap(one))(make_keys(config))
+
+
+def update(
+    phase: Phase,
+    optimizer: optax.GradientTransformation,
+    params: Params,
+    opt_state: Any,
+    videos: Video,
+    key: PRNGKeyArray,
+    epoch: Int[Array, ""],
+) -> tuple[Params, Any, dict[str, Float[Array, ""]]]:
+    """One step of one phase and one seed on a batch of videos; groups outside `phase.trains` are returned as given."""
+
+    def batch_loss(trained):
+        keys = jax.random.split(key, videos.labels.shape[0])
+        losses, metrics = jax.vmap(phase.loss, (None, 0, 0, None))({**params, **trained}, videos, keys, epoch)
+        return losses.mean(), jax.tree.map(jnp.mean, metrics)
+
+    trained = {group: params[group] for group in phase.trains}
+    gradients, metrics = jax.grad(batch_loss, has_aux=True)(trained)
+    updates, opt_state = optimizer.update(gradients, opt_state, trained)
+    return {**params, **optax.apply_updates(trained, updates)}, opt_state, metrics
+
+
+def make_run(method: Method, config: ConfigDict, steps_per_epoch: int, mesh: Mesh):
+    """`run(state, keys, bank, steps, features) -> (state, sums, counts)`: many steps in one dispatch.
+
+    `steps` [k] are consecutive step numbers of one round; `features` [k s b t d] are theirs where `bank` has none. The
+    metrics of phase p are called "p/name"; sums are over the steps of that phase, counts say how many there were.
+    """
+    optimizer = make_optimizer(config.optimizer)
+    turns = np.repeat(np.arange(len(method.phases)), [phase.length for phase in method.phases])
+    draw = partial(pipeline.plan, batch_size=config.batch_size, num_snippets=config.num_snippets)
+
+    def fetch(bank, keep, key, step, features):
+        """The batch of one seed; `features` [b t d] as read from disk, or None."""
+        chosen, snippets = draw(key, step, bank.lengths)
+        at = bank.starts[chosen][:, None] + snippets
+        features = bank.features[at] if features is None else features
+        return Video(features, keep[at].astype(jnp.float32), bank.labels[chosen], bank.counts[chosen])
+
+    def step_phase(index, state, videos, keys, epoch):
+        phase = method.phases[index]
+        one = partial(update, phase, optimizer)
+        params, opt_state, metrics = jax.vmap(one, (0, 0, 0, 0, None))(
+            state.params, state.optimizers[index], videos, keys, epoch
+        )
+        optimizers = (*state.optimizers[:index], opt_state, *state.optimizers[index + 1 :])
+        return State(params, optimizers, state.keep), {f"{phase.name}/{name}": x for name, x in metrics.items()}
+
+    def one_step(bank, keys, state, x):
+        step, features = x
+        videos = jax.vmap(fetch, (None, 0, 0, None, 0))(bank, state.keep, keys, step, features)
+        videos = jax.lax.with_sharding_constraint(videos, sharding.split(mesh, axis=1))
+        epoch = (step % config.steps) // steps_per_epoch
+        turn = jnp.asarray(turns)[epoch % len(turns)]
+        step_keys = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 2), step))(keys)
+        branches = [partial(step_phase, i) for i in range(len(method.phases))]
+        operands = (state, videos, step_keys, epoch // len(turns))
+        shapes = [jax.eval_shape(branch, *operands)[1] for branch in branches]
+        empty = {name: jnp.zeros(s.shape, s.dtype) for shape in shapes for name, s in shape.items()}
+
+        def full(branch, *operands):
+            """A branch that has every phase's metrics, those of the others 0, as lax.switch wants it."""
+            state, metrics = branch(*operands)
+            return state, {**empty, **metrics}, {name: jnp.float32(name in metrics) for name in empty}
+
+        state, metrics, counts = jax.lax.switch(turn, [partial(full, branch) for branch in branches], *operands)
+        return state, (metrics, counts)
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+    def run(state, keys, bank, steps, features):
+        state, metrics = jax.lax.scan(partial(one_step, bank, keys), state, (steps, features))
+        return state, *jax.tree.map(lambda x: x.sum(0), metrics)
+
+    return run
+
+
+def revise(
+    method: Method, params: Params, keep: Bool[np.ndarray, "s total"], data: pipeline.Dataset, streams: Sequence[str]
+) -> Bool[np.ndarray, "s total"]:
+    """What the next round keeps of each training video; a video that would be emptied stays as it was."""
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(0, None, None, 0, None))  # seeds
+    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))  # videos
+    def one(params, features, mask, keep, labels):
+        unknown = jnp.zeros_like(labels)
+        scores = method.score(params, Video(features, mask * keep, unknown, unknown))
+        revised = method.revise(keep, scores, labels) * mask
+        return jnp.where((revised > 0).any(), revised, keep * mask) > 0
+
+    starts = np.cumsum(data.lengths) - data.lengths
+    revised = keep.copy()
+    for batch in pipeline.padded(data, streams):
+        padded = np.zeros((len(keep), *batch.mask.shape), np.float32)
+        labels = np.zeros((len(batch.mask), data.labels.shape[1]), np.float32)
+        labels[: len(batch.videos)] = data.labels[batch.videos]
+        spans = [slice(starts[v], starts[v] + data.lengths[v]) for v in batch.videos]
+        for row, span in enumerate(spans):
+            padded[:, row, : span.stop - span.start] = keep[:, span]
+        kept = np.asarray(one(params, batch.features, batch.mask, padded, labels))
+        for row, span in enumerate(spans):
+            revised[:, span] = kept[:, row, : span.stop - span.start]
+    return revised
+
+
+def chunks(first: int, last: int, size: int, borders: Sequence[int]) -> Iterator[range]:
+    """Cuts the steps from first to last into dispatches of `size` that end at every border."""
+    while first < last:
+        stop = min([last, first + size, *(b for b in borders if b > first)])
+        yield range(first, stop)
+        first = stop
+
+
+def fit(
+    method: Method,
+    data: pipeline.Dataset,
+    streams: Sequence[str],
+    config: ConfigDict,
+    mesh: Mesh,
+    directory: Path,
+    log: Log = lambda step, metrics: None,
+) -> Params:
+    """Trains `config.seeds` models on the given streams, joined if several, and returns their parameters.
+
+    Checkpoints go to `directory`; where it holds some, training continues after the newest. The returned parameters are
+    those of the last step, with a leading axis of seeds.
+
+    Raises:
+      InputError: options that do not fit the data or the devices, or a damaged checkpoint.
+    """
+    check(config, data, mesh)
+    spec = Spec(tuple(data.dims[name] for name in streams), len(data.class_names))
+    total = method.rounds * config.steps
+    steps_per_epoch = len(data.lengths) // config.batch_size
+    num_snippets = int(data.lengths.sum())
+
+    start = checkpoint.latest(directory) or 0
+    shapes = jax.eval_shape(partial(init, method, spec, config, num_snippets))
+    like = jax.tree.map(lambda x: x.update(sharding=sharding.replicated(mesh)), shapes)
+    if start:
+        state = checkpoint.restore(directory, like)
+    else:
+        state = sharding.replicate(mesh, init(method, spec, config, num_snippets))
+    if start == total:
+        return state.params
+
+    on_device = config.data.placement == "device" or (
+        config.data.placement == "auto" and data.num_bytes <= config.data.device_gb * 2**30
+    )
+    bank = sharding.replicate(
+        mesh,
+        Bank(
+            (np.cumsum(data.lengths) - data.lengths).astype(np.int32),
+            data.lengths,
+            data.labels,
+            data.counts,
+            pipeline.flat(data, streams) if on_device else None,
+        ),
+    )
+    keys = make_keys(config)
+    run = make_run(method, config, steps_per_epoch, mesh)
+    if not on_device:
+        share = config.batch_size // jax.process_count()
+        slots = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+        batches = pipeline.stream(
+            data, streams, keys, range(start, total), config.batch_size, config.num_snippets, slots
+        )
+        place = partial(jax.make_array_from_process_local_data, sharding.split(mesh, axis=2))
+    keys = jax.random.wrap_key_data(sharding.replicate(mesh, jax.random.key_data(keys)))
+
+    ends = [(r + 1) * config.steps for r in range(method.rounds)]
+    saves = range(config.checkpoint_every, total + config.checkpoint_every, config.checkpoint_every)
+    with tqdm(total=total, initial=start, desc=f"train {'+'.join(streams)}", unit="step") as bar:
+        for steps in chunks(start, total, config.log_every, sorted({*ends, *saves})):
+            features = None if on_device else place(np.stack(list(islice(batches, len(steps)))))
+            state, sums, counts = run(state, keys, bank, np.arange(steps.start, steps.stop), features)
+            metrics = {name: np.asarray(sums[name] / counts[name]) for name in sums if counts[name]}
+            log(steps.stop, metrics)
+            bar.update(len(steps))
+            bar.set_postfix({name: f"{x.mean():.3f}" for name, x in metrics.items() if name.endswith("/loss")})
+            if steps.stop in ends[:-1] and method.revise:
+                params, keep = jax.tree.map(np.asarray, (state.params, state.keep))
+                state = state._replace(keep=sharding.replicate(mesh, revise(method, params, keep, data, streams)))
+            if steps.stop in saves or steps.stop == total:
+                checkpoint.save(directory, steps.stop, state)
+    return state.params
+
+
+def check(config: ConfigDict, data: pipeline.Dataset, mesh: Mesh) -> None:
+    """Raises InputError for options that cannot work, before anything is trained."""
+    for name in ("seeds", "steps", "batch_size", "num_snippets", "log_every", "checkpoint_every"):
+        if config[name] < 1:
+            raise InputError(f"config.{name}={config[name]}: give at least 1")
+    if config.batch_size > len(data.lengths):
+        raise InputError(f"config.batch_size={config.batch_size}: there are only {len(data.lengths)} training videos")
+    if config.batch_size % mesh.size:
+        raise InputError(f"config.batch_size={config.batch_size}: give a multiple of the {mesh.size} devices")
+    if config.data.placement not in ("auto", "device", "stream"):
+        raise InputError(f"config.data.placement={config.data.placement!r}: give auto, device or stream")
+    try:
+        make_optimizer(config.optimizer)
+    except (AttributeError, TypeError) as error:
+        raise InputError(f"config.optimizer={config.optimizer.to_dict()}: {error}") from error

@@ -1,0 +1,74 @@
+"""The folder of a run: which run it holds, and the training curves in it."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+from tensorboardX import SummaryWriter
+
+from wsal_jax.train import Log
+from wsal_jax.types import InputError
+
+
+def flatten(tree: dict, prefix: str = "") -> dict:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def open_run(path: str | None, config: ConfigDict, dataset: str) -> Path:
+    """The folder of this run, which holds its config; what is there of the same run is kept to be continued.
+
+    Args:
+      path: the folder; None is `runs/<method>-<hash of config and data>`, so that each config has its own.
+      config: with `config.resume` off, a run found in the folder is set aside, under the folder's name and a number.
+      dataset: name and version of the data, which belong to the run as its options do.
+
+    Raises:
+      InputError: the folder holds the run of another config; says what differs.
+    """
+    run = {**json.loads(config.to_json()), "dataset": dataset}
+    del run["resume"]
+    text = json.dumps(run, indent=1, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    workdir = Path(path or f"runs/{config.method.name}-{digest}").absolute()
+    record = workdir / "config.json"
+    if record.exists() and not config.resume and jax.process_index() == 0:
+        number = next(i for i in range(1, 10**6) if not Path(f"{workdir}.{i}").exists())
+        workdir.rename(f"{workdir}.{number}")
+    if record.exists() and config.resume:
+        old, new = flatten(json.loads(record.read_text())), flatten(json.loads(text))
+        differ = [
+            f"{k}: {old.get(k)} there, {new.get(k)} now" for k in sorted({*old, *new}) if old.get(k) != new.get(k)
+        ]
+        if differ:
+            raise InputError(
+                f"{workdir} holds a run with other options ({'; '.join(differ)}): give another --workdir, or "
+                "--config.resume=False to set that run aside"
+            )
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        record.write_text(text)
+    return workdir
+
+
+def make_log(workdir: Path, model: str) -> Log:
+    """Appends the metrics of a model to `metrics.jsonl`, one value per seed, and their means to TensorBoard."""
+    if jax.process_index():
+        return lambda step, metrics: None
+    board = SummaryWriter(str(workdir / "tensorboard" / model))
+
+    def log(step: int, metrics: dict[str, Float[np.ndarray, " s"]]) -> None:
+        with (workdir / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"model": model, "step": step, **{k: x.tolist() for k, x in metrics.items()}}) + "\n")
+        for name, x in metrics.items():
+            board.add_scalar(name, float(x.mean()), step)
+        board.flush()
+
+    return log
