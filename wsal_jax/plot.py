@@ -1,11 +1,13 @@
-"""A picture of one video: what is true, what the models say of every snippet, what is detected."""
+"""A picture of one video: what is true, what each model says of every snippet, what is detected."""
 
 import os
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from wsal_jax import localize
@@ -13,11 +15,11 @@ from wsal_jax.types import Annotation, Detections, Meta, Scores
 
 MAX_CLASSES = 4
 DPI = 120
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 12.0, 1.0, 0.2, 0.6, 0.55  # inches, as all sizes here
-HEADER, TRUTH, CURVE, DETECTIONS = 0.45, 0.18, 0.5, 0.32  # heights of the rows of a class
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 12.0, 1.15, 0.3, 0.75, 0.6  # inches, as all sizes here
+HEADER, TRUE, MODEL, DETECTED = 0.42, 0.2, 0.5, 0.4  # heights of the rows of a class
 
-# Told apart by those who cannot tell red from green (Okabe and Ito).
-GREEN, PURPLE, MODELS = "#009E73", colormaps["Purples"], ("#D55E00", "#0072B2", "#404040")
+# Okabe and Ito's colors, which do not ask the reader to tell red from green.
+COLOR_TRUE, COLORS_MODELS, COLOR_DETECTED = "#009E73", ("#D55E00", "#0072B2", "#404040"), "#3F007D"
 
 
 def draw(
@@ -28,42 +30,93 @@ def draw(
     detections: Detections,
     class_names: list[str],
 ) -> None:
-    """Writes a PNG with, for every class shown and one below the other over time, the rows
+    """Writes a PNG. Each class shown has these rows over time, one below the other:
 
-    - true: bars, which also shade the rows below;
-    - one for each entry of `scores`, the class activation sequence of that model (without padding), each on a scale of
-      its own, with a step for each snippet from the middle between it and its neighbours;
-    - detected: bars, the higher and darker the higher the score, relative to the best detection of the video.
+    - true: a bar for each true segment, which also tints the rows below;
+    - each entry of `scores`: its class activation sequence (no padding) as steps that meet midway between snippets, on
+      a scale of its own, which includes 0; the number is the maximum;
+    - detected: a bar for each detection, the darker and higher the higher its score is, compared to the video's best.
 
-    Shown are the classes that are true, then those that are detected, best first, `MAX_CLASSES` at most; where there
-    are none, the one that the last entry of `scores` finds the most probable. The PNG is 1440 pixels wide.
+    Shown are the classes that are true, then those that are detected, the best first, but no more than `MAX_CLASSES`;
+    where there are none, the most probable class by the last entry of `scores`. The PNG is 1440 pixels wide.
     """
-    classes = _choose(annotation, scores, detections)
+    classes = choose_classes(annotation, scores, detections)
     shown = classes[:MAX_CLASSES]
-    heights = [HEADER, TRUTH, *[CURVE] * len(scores), DETECTIONS] * len(shown)
+    heights = [HEADER, TRUE, *[MODEL] * len(scores), DETECTED] * len(shown)
     height = TOP + sum(heights) + BOTTOM
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
     inside = dict(left=LEFT / WIDTH, right=1 - RIGHT / WIDTH, bottom=BOTTOM / height, top=1 - TOP / height, hspace=0)
     rows = figure.subplots(len(heights), sharex=True, gridspec_kw=dict(height_ratios=heights, **inside))
 
     edges = localize.snippet_to_seconds(np.arange(meta.length + 1) - 0.5, meta)
-    colors = {name: MODELS[min(i, len(MODELS) - 1)] for i, name in enumerate(scores)}
-    best = detections.scores.max(initial=0)
-    for label, (header, truth, *curves, found) in zip(shown, rows.reshape(len(shown), -1)):
+    colors = {name: COLORS_MODELS[min(i, len(COLORS_MODELS) - 1)] for i, name in enumerate(scores)}
+    best = detections.scores.max() if len(detections.scores) else 1
+    for label, (header, true_row, *model_rows, detected_row) in zip(shown, rows.reshape(len(shown), -1)):
         true = annotation.segments[annotation.labels == label]
-        of_class = detections.labels == label
+        detected = np.flatnonzero(detections.labels == label)
+        detected = detected[np.argsort(-detections.scores[detected])]  # low bars in front of high ones
 
         header.set_axis_off()
-        about = ", ".join(f"{name} {score.video_score[label]:.2f}" for name, score in scores.items())
-        text = f"{len(true)} true, {of_class.sum()} detected; probability in the video: {about}"
-        header.text(0, 0.15, class_names[label], transform=header.transAxes, weight="bold", parse_math=False)
-        header.text(1, 0.15, text, transform=header.transAxes, ha="right", fontsize=9, color="0.3")
+        header.text(0, 0.2, class_names[label], transform=header.transAxes, weight="bold", parse_math=False)
+        video_scores = ", ".join(f"{name} {score.video_score[label]:.2f}" for name, score in scores.items())
+        text = f"{len(true)} true, {len(detected)} detected; video score: {video_scores}"
+        header.text(1, 0.2, text, transform=header.transAxes, ha="right", size=9, color="0.35")
 
-        _row(truth, "true")
-        truth.broken_barh(_spans(true), (0, 1), color=GREEN, linewidth=1)
-        for (name, score), axes in zip(scores.items(), curves):
-            _row(axes, name)
+        dress(true_row, "true")
+        bars(true_row, true, 1, color=COLOR_TRUE)
+        for axes, (name, score) in zip(model_rows, scores.items()):
+            dress(axes, name)
             cas = score.cas[:, label]
-            axes.stairs(cas, edges, baseline=min(0, cas.min()), fill=True, color=colors[name], alpha=0.25)
-            axes.stairs(cas, edges, baseline=None, color=colors[name], linewidth=1)
+            low, high = cas.min(initial=0), cas.max(initial=0)
+            steps = np.append(cas, cas[-1])
+            axes.fill_between(edges, steps, step="post", color=colors[name], alpha=0.3, linewidth=0)
+            axes.plot(edges, steps, drawstyle="steps-post", color=colors[name], linewidth=0.8)
+            axes.set_ylim(low, high + 0.2 * (high - low) + 1e-9)
+            axes.set_yticks([cas.max()], [f"{cas.max():.2g}"], size=7, color="0.35")
+        dress(detected_row, "detected")
+        shades = np.clip(detections.scores[detected] / max(best, 1e-9), 0, 1)
+        fill = dict(color=colormaps["Purples"](0.2 + 0.8 * shades), edgecolor=COLOR_DETECTED)
+        bars(detected_row, detections.segments[detected], 0.15 + 0.85 * shades, **fill)
+        for axes in (*model_rows, detected_row):
+            for start, end in true:
+                axes.axvspan(start, end, color=COLOR_TRUE, alpha=0.12, linewidth=0, zorder=0)
+
+    rows[-1].set_xlim(0, max(meta.duration, edges[-1]))
+    rows[-1].tick_params(axis="x", bottom=True)
+    rows[-1].set_xlabel("seconds")
+    few = f"   {len(shown)} of {len(classes)} classes" if len(shown) < len(classes) else ""
+    figure.text(LEFT / WIDTH, 1 - 0.28 / height, meta.id + few, size=13, weight="bold", va="center", parse_math=False)
+    of_best = f", best score {best:.2f}" if len(detections.scores) else ""
+    handles = [
+        Patch(color=COLOR_TRUE, label="true segment"),
+        *[Patch(color=colors[name], label=f"CAS, {name}") for name in scores],
+        Patch(color=COLOR_DETECTED, label=f"detection{of_best}"),
+    ]
+    place = dict(loc="center left", bbox_to_anchor=(LEFT / WIDTH, 1 - 0.58 / height), borderpad=0, borderaxespad=0)
+    figure.legend(handles=handles, ncols=len(handles), frameon=False, fontsize=9, handlelength=1.2, **place)
     figure.savefig(path)
+
+
+def choose_classes(annotation: Annotation, scores: dict[str, Scores], detections: Detections) -> list[int]:
+    """The true classes, then those that are detected by their best score; or else the most probable one."""
+    best_first = detections.labels[np.argsort(-detections.scores)]
+    classes = dict.fromkeys([*np.unique(annotation.labels).tolist(), *best_first.tolist()])
+    return list(classes) or [int(list(scores.values())[-1].video_score.argmax())]
+
+
+def dress(axes: Axes, name: str) -> None:
+    """A row without a frame, with its name at the left."""
+    axes.spines[["top", "left", "right"]].set_visible(False)
+    axes.spines["bottom"].set_color("0.8")
+    axes.tick_params(axis="both", length=0)
+    axes.set_yticks([])
+    axes.grid(axis="x", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.annotate(name, (0, 0.4), (-30, 0), "axes fraction", "offset points", ha="right", va="center", size=9)
+
+
+def bars(axes: Axes, segments: Float[np.ndarray, "k 2"], heights: Any, **colors: Any) -> None:
+    """A bar for each segment; the edge shows even those shorter than a pixel."""
+    start, end = segments.T
+    axes.bar(start, heights, end - start, align="edge", linewidth=0.7, **colors)
+    axes.set_ylim(0, 1.15)
