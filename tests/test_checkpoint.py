@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from wsal_jax import checkpoint, sharding
+from wsal_jax.types import InputError
 
 
 class State(NamedTuple):
@@ -79,12 +80,12 @@ def test_latest_and_keep(tmp_path):
     assert sorted(x.name for x in folder.iterdir()) == ["10", "2"]
     assert checkpoint.restore(folder) == {"step": 10}
     assert checkpoint.restore(folder, step=2) == {"step": 2}
-    with pytest.raises(ValueError, match=re.escape(f"{folder}: no checkpoint of step 1, only of [2, 10]")):
+    with pytest.raises(InputError, match=re.escape(f"{folder}: no checkpoint of step 1, only of [2, 10]")):
         checkpoint.restore(folder, step=1)
     for step in (9, 10):
         with pytest.raises(ValueError, match=rf"step {step} does not come after its newest checkpoint, 10"):
             checkpoint.save(folder, step, {"step": np.array(step)})
-    with pytest.raises(ValueError, match="no checkpoint"):
+    with pytest.raises(InputError, match="no checkpoint"):
         checkpoint.restore(tmp_path / "c")
 
 
@@ -108,7 +109,7 @@ def test_two_leaves_of_one_path(tmp_path):
 def test_mismatch(tmp_path, like, message):
     checkpoint.save(tmp_path, 3, {"a": np.ones((2, 3), np.float32), "b": np.ones(4)})
     with pytest.raises(
-        ValueError, match=rf"{re.escape(str(tmp_path / '3'))}: not a state of this run: {message}; give"
+        InputError, match=rf"{re.escape(str(tmp_path / '3'))}: not a state of this run: {message}; give"
     ):
         checkpoint.restore(tmp_path, like)
 
@@ -129,7 +130,7 @@ def test_flipped_bits(tmp_path):
             path.write_bytes(damaged)
             try:
                 assert_same(checkpoint.restore(tmp_path, state), state)
-            except ValueError as error:
+            except InputError as error:
                 assert str(error).startswith(str(tmp_path / "2"))
                 assert "delete this folder to continue from step 1" in str(error)
                 found.add(re.sub(r".*(the checksum of [\w/]+ ).*|.*", r"\1", str(error), flags=re.DOTALL))
@@ -145,7 +146,7 @@ def test_damage_to_empty_leaf(tmp_path):
     check = json.loads(path.read_text())
     check["b"]["shape"] = [0, 2]
     path.write_text(json.dumps(check))
-    with pytest.raises(ValueError, match=r"the checksum of b does not match; delete this folder .* from the start"):
+    with pytest.raises(InputError, match=r"the checksum of b does not match; delete this folder .* from the start"):
         checkpoint.restore(tmp_path)
 
 

@@ -17,6 +17,8 @@ from etils import epath
 from flax import traverse_util
 from jaxtyping import PyTree
 
+from wsal_jax.types import InputError
+
 KEEP = 2  # so that there is one to go back to when the newest is damaged
 
 
@@ -65,12 +67,12 @@ def restore(directory: str | os.PathLike, like: PyTree | None = None, step: int 
       step: the newest unless given.
 
     Raises:
-      ValueError: there is no such checkpoint, or it is damaged, or it holds something else than `like`.
+      InputError: there is no such checkpoint, or it is damaged, or it holds something else than `like`.
     """
     steps = sorted(ocp.utils.checkpoint_steps(directory))
     step = steps[-1] if step is None and steps else step
     if step not in steps:
-        raise ValueError(f"{directory}: no checkpoint" + (f" of step {step}, only of {steps}" if steps else ""))
+        raise InputError(f"{directory}: no checkpoint" + (f" of step {step}, only of {steps}" if steps else ""))
     folder = epath.Path(directory).absolute() / str(step)
     before = [f"step {other}" for other in steps if other < step]
     advice = f"delete this folder to continue from {before[-1] if before else 'the start'}"
@@ -85,9 +87,9 @@ def restore(directory: str | os.PathLike, like: PyTree | None = None, step: int 
         }
         damaged = [path for path, leaf in leaves.items() if _describe(path, leaf) != read.check[path]]
     except Exception as error:  # a damaged file can make Orbax raise anything
-        raise ValueError(f"{folder}: cannot be read: {error!r:.300}. If it is damaged, {advice}") from error
+        raise InputError(f"{folder}: cannot be read: {error!r:.300}. If it is damaged, {advice}") from error
     if damaged:
-        raise ValueError(f"{folder}: damaged, the checksum of {_some(damaged)} does not match; {advice}")
+        raise InputError(f"{folder}: damaged, the checksum of {_some(damaged)} does not match; {advice}")
 
     if like is None:
         return traverse_util.unflatten_dict(leaves, sep="/")
@@ -98,7 +100,7 @@ def restore(directory: str | os.PathLike, like: PyTree | None = None, step: int 
         if _form(leaves.get(path)) != _form(expected.get(path))
     ]
     if wrong:
-        raise ValueError(
+        raise InputError(
             f"{folder}: not a state of this run: {_some(wrong)}; "
             "give the options that it was saved with, or another directory"
         )
