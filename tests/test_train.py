@@ -148,10 +148,8 @@ def test_update_is_the_mean_gradient_of_the_trained_group(data):
         run.phases[0], optimizer, params, optimizer.init({}), videos, jax.random.key(1), jnp.int32(0)
     )
     one = [
-        jax.value_and_grad(lambda p, v: run.phases[0].loss(p, v, None, jnp.int32(0))[0])(
-            params, jax.tree.map(lambda x: x[i], videos)
-        )
-        for i in range(5)
+        jax.value_and_grad(lambda p, *v: run.phases[0].loss(p, Video(*v), None, jnp.int32(0))[0])(params, *video)
+        for video in zip(*videos)
     ]
     mean = sum(gradient["first"] for _, gradient in one) / 5
     np.testing.assert_allclose(new["first"], params["first"] - mean, rtol=1e-4, atol=1e-5)

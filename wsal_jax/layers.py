@@ -14,4 +14,5 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, features: Float[Array, "n d"]) -> Float[Array, " n"]:
-        return nn.sigmoid(nn.Dense(1)(self.activation(nn.Dense(self.hidden)(features))))[:, 0]
+        hidden = self.activation(nn.Dense(self.hidden, name="hidden")(features))
+        return nn.sigmoid(nn.Dense(1, name="out")(hidden))[:, 0]

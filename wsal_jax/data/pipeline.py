@@ -94,7 +94,7 @@ def load(builder: tfds.core.DatasetBuilder, split: str) -> Dataset:
     )
 
 
-def read(dataset: Dataset, video: int, streams: Sequence[str]) -> Float[np.ndarray, "n d"]:
+def read(dataset: Dataset, video: int | np.integer, streams: Sequence[str]) -> Float[np.ndarray, "n d"]:
     """The features of a video, those of several streams side by side."""
     features = dataset.source[int(dataset.order[video])]["features"]
     return np.concatenate([features[name] for name in streams], axis=-1)

@@ -1,0 +1,108 @@
+"""What every method must do; a new one is found by its files in wsal_jax/methods and configs."""
+
+import importlib
+import pkgutil
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import configs
+from wsal_jax import method
+from wsal_jax.types import InputError, Meta, Video
+
+SPEC = method.Spec((5, 3), 4)
+
+
+@pytest.fixture(params=[module.name for module in pkgutil.iter_modules(configs.__path__) if module.name != "common"])
+def config(request):
+    return importlib.import_module(f"configs.{request.param}").get_config()
+
+
+@pytest.fixture
+def made(config):
+    return method.get(config.method)
+
+
+@pytest.fixture
+def params(made):
+    return made.init(jax.random.key(0), SPEC)
+
+
+def video(n=20, padding=0, seed=0):
+    """A video whose padding holds garbage."""
+    rng = np.random.default_rng(seed)
+    features = np.concatenate([rng.random((n, 8)), 1e3 * rng.normal(size=(padding, 8))]).astype(np.float32)
+    mask = np.r_[np.ones(n), np.zeros(padding)].astype(np.float32)
+    return Video(*map(jnp.asarray, (features, mask, np.float32([0, 1, 0, 1]), np.float32([0, 2, 0, 1]))))
+
+
+def test_every_method_has_a_config_of_its_name():
+    assert [module.name for module in pkgutil.iter_modules(configs.__path__) if module.name != "common"] == method.names()
+
+
+def test_phases_train_groups_that_exist_and_all_of_them(made, params):
+    assert {group for phase in made.phases for group in phase.trains} == set(params)
+    assert len({phase.name for phase in made.phases}) == len(made.phases)
+
+
+def test_scores_have_their_shapes_and_ranges(made, params):
+    scores = made.score(params, video(20, 12))
+    assert scores.video_score.shape == (4,) and scores.cas.shape == (32, 4) and scores.attention.shape == (32,)
+    assert ((scores.video_score >= 0) & (scores.video_score <= 1)).all()
+    assert not np.asarray(scores.cas[20:]).any() and not np.asarray(scores.attention[20:]).any()
+
+
+def test_padding_changes_nothing(made, params):
+    short, long = made.score(params, video(20)), made.score(params, video(20, 12))
+    np.testing.assert_allclose(long.video_score, short.video_score, rtol=1e-5)
+    np.testing.assert_allclose(long.cas[:20], short.cas, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(long.attention[:20], short.attention, rtol=1e-5)
+
+
+def test_scores_do_not_see_the_labels(made, params):
+    one = made.score(params, video())
+    other = made.score(params, video()._replace(labels=jnp.ones(4), counts=jnp.full(4, 7.0)))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize("index", range(2))
+def test_losses_are_scalars_with_finite_gradients_for_any_video(made, params, index):
+    if index >= len(made.phases):
+        pytest.skip("the method has fewer phases")
+    phase = made.phases[index]
+    value_and_grad = jax.jit(jax.value_and_grad(phase.loss, has_aux=True))
+    masked, black = video()._replace(mask=jnp.zeros(20)), video()._replace(features=jnp.zeros((20, 8)))
+    videos = [video(), video(20, 12), video(1), masked, black]
+    for each in videos:
+        (value, metrics), gradients = value_and_grad(params, each, jax.random.key(1), jnp.int32(0))
+        assert value.shape == () and np.isfinite(value) and all(np.isfinite(x) for x in metrics.values())
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradients))
+
+
+def test_jit_equals_eager_and_vmap_equals_a_loop(made, params):
+    videos = [video(seed=seed) for seed in range(3)]
+    batch = jax.tree.map(lambda *x: jnp.stack(x), *videos)
+    together = jax.jit(jax.vmap(partial(made.score, params)))(batch)
+    for i, each in enumerate(videos):
+        np.testing.assert_allclose(together.cas[i], made.score(params, each).cas, rtol=1e-5, atol=1e-6)
+        for phase in made.phases:
+            args = (params, each, jax.random.key(2), jnp.int32(3))
+            np.testing.assert_allclose(jax.jit(phase.loss)(*args)[0], phase.loss(*args)[0], rtol=1e-5)
+
+
+def test_proposals_lie_in_the_video(made, params, config):
+    scores = jax.tree.map(np.asarray, made.score(params, video()))
+    meta = Meta("v", 20, 25.0, 16.0, 8.0, 12.0)
+    found = made.propose(scores, meta, config.localize)
+    assert len(found.segments) == len(found.labels) == len(found.scores) > 0
+    assert (found.segments[:, 0] < found.segments[:, 1]).all()
+    assert found.segments.min() >= 0 and found.segments.max() <= 12.0
+
+
+def test_unknown_method_is_named():
+    with pytest.raises(InputError, match="maan"):
+        method.get(ConfigDict(dict(name="mann")))
