@@ -23,6 +23,9 @@ video's classes. W (per video), V (per shot), U (per instance), D and E (per sni
 each video; gains g are log-normal. Home shots without an instance are thus context: same scene, same props, no action.
 Onsets and offsets show less of their class, and motion that other classes and the background show too. The weights
 (`STREAMS`) make RGB tell scenes and flow tell motion.
+
+Every video has a random generator of its own, seeded by config, split and number, so building twice gives the same
+bytes; on another kind of CPU the last bits of a feature can differ.
 """
 
 import dataclasses
@@ -42,7 +45,9 @@ MIN_GAP = 1.0
 KINDS = 8
 """Kinds of shared motion."""
 WEAK = 0.5
+"""Evidence of the class in onset and offset; 1 in the core."""
 DRIFT = 0.9
+"""AR(1) coefficient of the drift, from one snippet to the next."""
 STREAMS = {
     "rgb": dict(scale=0.3, scene=1.0, place=0.6, view=0.4, props=0.4, action=0.3, motion=0.15, style=0.3, noise=0.6),
     "flow": dict(scale=0.3, scene=0.3, place=0.5, view=0.3, props=0.1, action=0.4, motion=0.3, style=0.4, noise=0.6),
@@ -216,7 +221,7 @@ class SyntheticUntrimmed(tfds.core.GeneratorBasedBuilder):
             description="20 classes, 15 instances per video, 71 % background, 15 % of videos with two classes.",
             classes=20,
             videos={"train": 200, "test": 200},
-            instances=15,
+            instances=15.0,
             median=3.5,
             spread=0.6,
             background=0.71,
@@ -239,7 +244,7 @@ class SyntheticUntrimmed(tfds.core.GeneratorBasedBuilder):
             description="For tests: 3 classes, few and short videos, 16 dimensions.",
             classes=3,
             videos={"train": 12, "test": 8},
-            instances=3,
+            instances=3.0,
             median=3.5,
             spread=0.3,
             background=0.6,
