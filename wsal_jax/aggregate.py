@@ -43,11 +43,11 @@ def marginal_weights(probabilities: Float[Array, " n"], mask: Float[Array, " n"]
 
     Errata of the paper. The empty subset contributes 0, so sum_i lambda_i = 1 - prod_k (1 - p_k), and not 1 as the
     proof of Proposition 2 has it. The set I = {i: c_i >= 1 / sum p} of Proposition 2 can be empty: p = (0.1, 0.1) has
-    c_i = 0.95 < 5. With I' = {i: c_i / sum lambda >= 1 / sum p}, which is never empty, the proof goes through;
-    inequality (4) itself holds on I as well.
+    c_i = 0.95 < 5. With I' = {i: c_i / sum lambda >= 1 / sum p}, which holds I and is never empty unless p = 0, the
+    proof goes through; so inequality (4) itself does hold on I.
 
     Args:
-      probabilities: p_i in [0, 1], both ends allowed, with finite derivatives of every order.
+      probabilities: p_i in [0, 1]; first and second derivatives are finite at both ends too.
     """
     p = _real(probabilities, mask)
     nodes, node_weights = _quadrature(p.size, p.dtype)

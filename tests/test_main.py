@@ -1,0 +1,136 @@
+"""From the command line to the table, end to end."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import maan
+from wsal_jax import checkpoint, main, train
+from wsal_jax.types import InputError
+
+ROWS = ["rgb", "flow", "fused", "whole video", "shuffled"]
+
+
+def test_a_run_leaves_what_it_says_and_continues(config, tmp_path, monkeypatch):
+    """Interrupted while the second model trains; continued, it ends in the same files."""
+    config.seeds = 2
+    table = main.run(config, str(tmp_path / "whole"))
+    results = json.loads((tmp_path / "whole" / "results.json").read_text())
+    assert list(results["rows"]) == ROWS and all(name in table for name in ROWS)
+    assert results["videos"] == 8 and results["protocol"] == "activitynet" and results["seeds"] == [0, 1]
+    for row in results["rows"].values():
+        for cell in row.values():
+            assert len(cell["values"]) == 2 and np.isclose(cell["std"], np.std(cell["values"], ddof=1))
+    for name in ("detections.json", "detections_seed1.json"):
+        detections = json.loads((tmp_path / "whole" / name).read_text())["results"]
+        assert len(detections) == 8 and all(d["segment"][0] < d["segment"][1] for v in detections.values() for d in v)
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["model"], line["step"]) for line in lines] == [(m, s) for m in ("rgb", "flow") for s in (2, 4, 6)]
+    assert all(len(line["train/loss"]) == 2 for line in lines)
+    assert len(list((tmp_path / "whole" / "plots").glob("*.png"))) == 1
+    assert list((tmp_path / "whole" / "tensorboard" / "flow").iterdir())
+
+    original, saves = checkpoint.save, []
+
+    def interrupted(directory, step, state):
+        original(directory, step, state)
+        saves.append(step)
+        if len(saves) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main.run(config, str(tmp_path / "parts"))
+    monkeypatch.setattr(checkpoint, "save", original)
+    assert not (tmp_path / "parts" / "results.json").exists()
+    assert main.run(config, str(tmp_path / "parts")).splitlines()[:-1] == table.splitlines()[:-1]
+    for name in ("results.json", "detections.json", "detections_seed1.json", "config.json"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    lines = [json.loads(line)["model"] for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
+    assert lines == ["rgb"] * 3 + ["flow"] * 3  # rgb was not trained again
+
+
+def test_training_learns(config, tmp_path):
+    """Fused localization beats its own scores shuffled in time, and the classes are found."""
+    config.steps, config.log_every, config.checkpoint_every = 300, 100, 300
+    config.optimizer.learning_rate = 3e-3
+    main.run(config, str(tmp_path))
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert rows["fused"]["0.3"]["mean"] > 2 * rows["shuffled"]["0.3"]["mean"]
+    assert rows["fused"]["classification"]["mean"] > 80
+
+
+def test_joined_streams_make_one_model(config, tmp_path):
+    config.streams = ("rgb+flow",)
+    main.run(config, str(tmp_path))
+    assert list(json.loads((tmp_path / "results.json").read_text())["rows"]) == ["rgb+flow", *ROWS[3:]]
+
+
+def test_a_folder_of_another_run_is_refused_or_set_aside(config, tmp_path):
+    main.run(config, str(tmp_path / "run"))
+    config.seed = 7
+    with pytest.raises(InputError, match=r"seed: 0 there, 7 now.*--workdir"):
+        main.run(config, str(tmp_path / "run"))
+    before = (tmp_path / "run" / "detections.json").read_bytes()
+    config.resume = False
+    main.run(config, str(tmp_path / "run"))
+    assert (tmp_path / "run.1" / "detections.json").read_bytes() == before
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"streams": ("rgb", "depth")}, "config.streams.*'depth'.*rgb, flow"),
+        ({"fusion": (1.0,)}, "config.fusion"),
+        ({"localize.thresholds": (1.5,)}, "config.localize.thresholds"),
+        ({"batch_size": 64}, "only 12 training videos"),
+        ({"data.root": "/nowhere"}, "config.data.root='/nowhere'"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_written(config, tmp_path, change, message):
+    with config.ignore_type():
+        config.update_from_flattened_dict(change)
+    with pytest.raises(InputError, match=message):
+        main.run(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def command(*options):
+    return subprocess.run([sys.executable, "-m", "wsal_jax.main", *options], capture_output=True, text=True)
+
+
+def test_misspelt_options_end_the_command_with_their_name():
+    for options, message in [
+        (["--config=configs/maan.py", "--config.batchsize=3"], "batchsize"),
+        (["--config=configs/maan.py:datset=x"], "no switch 'datset'; there are aggregator, dataset, quick"),
+        (["--config=configs/maan.py", "--config.data.name=nope"], "error: config.data.name='nope'"),
+    ]:
+        done = command(*options)
+        assert done.returncode and message in done.stderr, done.stderr
+
+
+def test_switches_have_their_types():
+    config = maan.get_config("aggregator=norm,quick")
+    assert config.method.aggregator == "norm" and config.steps == 200
+    config.num_snippets = 31
+    assert config.method.num_snippets == 31
+
+
+def test_the_default_folder_depends_on_the_config(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config.steps = 2
+    first = main.run(config).splitlines()[-1]
+    assert first == main.run(config).splitlines()[-1]
+    config.seed = 3
+    assert first != main.run(config).splitlines()[-1]
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_keys_differ_by_seed(config):
+    config.seeds = 3
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in train.make_keys(config)}) == 3
