@@ -15,6 +15,7 @@ def get_config(text=None):
         aggregator=switches.aggregator,
         hidden=256,
         sparsity=0.0,
+        dropout=0.5,
         num_snippets=config.get_ref("num_snippets"),
     )
     return config

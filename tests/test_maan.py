@@ -16,7 +16,7 @@ AGGREGATORS = ("maan", "stpn", "dropout", "norm", "softmax_norm")
 def make(aggregator, **options):
     config = config_file.get_config(f"aggregator={aggregator}")
     config.num_snippets = 6
-    config.method.update(hidden=7, **options)
+    config.method.update({"hidden": 7, "dropout": 0.0, **options})
     return method.get(config.method)
 
 
@@ -104,3 +104,15 @@ def test_gradients_of_the_loss(aggregator):
 def test_unknown_aggregator_is_named():
     with pytest.raises(InputError, match="aggregator='mean'.*softmax_norm"):
         make("mean")
+
+
+def test_dropped_dimensions_are_dropped_in_all_snippets():
+    """Features in one dimension alone: the loss has two values, dropped or kept, whatever the number of snippets."""
+    made = make("stpn", dropout=0.7)
+    video = example()._replace(features=jnp.zeros((6, 5)).at[:, 2].set(0.3))
+    params = made.init(jax.random.key(7), method.Spec((5,), 3))
+    loss = jax.jit(jax.vmap(lambda key, x: made.phases[0].loss(params, x, key, jnp.int32(0))[0], (0, None)))
+    losses = loss(jax.random.split(jax.random.key(8), 2000), video)
+    dropped = loss(jax.random.split(jax.random.key(9), 1), video._replace(features=jnp.zeros((6, 5))))
+    assert len(np.unique(losses)) == 2
+    assert abs((losses == dropped).mean() - 0.7) < 0.04

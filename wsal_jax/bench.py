@@ -1,12 +1,17 @@
 """Timings: `python -m wsal_jax.bench <subcommand>`. One function per subcommand, which prints a table."""
 
 import argparse
+import itertools
+import runpy
 import statistics
 import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from wsal_jax import method, sharding
+from wsal_jax import train as loop
 from wsal_jax.aggregate import marginalized_average, marginalized_average_scan
 
 
@@ -50,11 +55,48 @@ def aggregate(args: argparse.Namespace) -> None:
         previous = times
 
 
+def train(args: argparse.Namespace) -> None:
+    """Training steps of each --config, phase by phase, on random features at the size of the paper.
+
+    Each row is timed in one dispatch of `config.log_every` steps, which holds everything but checkpoints and logs.
+    """
+    videos, snippets, d, classes = 200, 300, 1024, 20
+    rng = np.random.default_rng(0)
+    starts, lengths = np.arange(videos) * snippets, np.full(videos, snippets)
+    labels = (rng.random((videos, classes)) < 0.1).astype(np.float32)
+    features = rng.random((videos * snippets, d), np.float32)
+    bank = loop.Bank(*jax.tree.map(jnp.asarray, (starts, lengths, labels, labels, features)))
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    print(f"{mesh.devices[0].device_kind}, JAX {jax.__version__}, d {d}, {classes} classes")
+    print(f"{'config':<48} {'phase':<10} {'batch':>5} {'T':>5} {'seeds':>5} {'ms / step':>10} {'of first row':>13}")
+    first = None
+    for text, seeds in itertools.product(args.config, args.seeds):
+        path, _, switches = text.partition(":")
+        config = runpy.run_path(path)["get_config"](switches)
+        config.seeds = seeds
+        whole = method.get(config.method)
+        for phase in whole.phases:
+            one = whole._replace(phases=(phase,))
+            state = loop.init(one, method.Spec((d,), classes), config, len(features))
+            run = loop.make_run(one, config, videos // config.batch_size, mesh)
+            steps = np.arange(config.log_every)
+            donated = lambda state: run(jax.tree.map(jnp.copy, state), keys, bank, steps, None)  # noqa: B023, E731
+            keys = loop.make_keys(config)
+            time_ms = 1e3 * seconds(donated, state) / len(steps)
+            first = first or time_ms
+            size = f"{config.batch_size:>5} {config.num_snippets:>5} {seeds:>5}"
+            print(f"{text:<48} {phase.name:<10} {size} {time_ms:>10.2f} {time_ms / first:>12.2f}x", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m wsal_jax.bench", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for run in (aggregate,):
-        commands.add_parser(run.__name__, help=run.__doc__.splitlines()[0]).set_defaults(run=run)
+    for run in (aggregate, train):
+        command = commands.add_parser(run.__name__, help=run.__doc__.splitlines()[0])
+        command.set_defaults(run=run)
+        if run is train:
+            command.add_argument("--config", action="append", required=True, help="as for wsal_jax.main; repeatable")
+            command.add_argument("--seeds", type=int, nargs="+", default=[1], help="how many are trained at once")
     args = parser.parse_args()
     args.run(args)
 

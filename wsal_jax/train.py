@@ -267,8 +267,10 @@ def check(config: ConfigDict, data: pipeline.Dataset, mesh: Mesh) -> None:
             raise InputError(f"config.{name}={config[name]}: give at least 1")
     for stream in "+".join(config.streams).split("+"):
         if stream not in data.dims:
-            raise InputError(f"config.streams={config.streams}: no {stream!r} in the data; there are {', '.join(data.dims)}")
-    if len(config.fusion) != len(config.streams) or min(config.fusion) < 0 or not sum(config.fusion):
+            there = ", ".join(data.dims)
+            raise InputError(f"config.streams={config.streams}: no {stream!r} in the data; there are {there}")
+    models = len(config.streams)
+    if models > 1 and (len(config.fusion) != models or min(config.fusion) < 0 or not sum(config.fusion)):
         raise InputError(f"config.fusion={config.fusion}: give a weight for each of config.streams={config.streams}")
     if not config.localize.thresholds or not all(0 <= t < 1 for t in config.localize.thresholds):
         raise InputError(f"config.localize.thresholds={config.localize.thresholds}: give some in [0, 1)")
