@@ -102,7 +102,7 @@ def test_gradients_of_the_loss(aggregator):
 
 
 def test_unknown_aggregator_is_named():
-    with pytest.raises(InputError, match="aggregator='mean'.*softmax_norm"):
+    with pytest.raises(InputError, match=r"aggregator='mean'.*softmax_norm"):
         make("mean")
 
 

@@ -17,7 +17,10 @@ from wsal_jax.types import InputError, Meta, Video
 SPEC = method.Spec((5, 3), 4)
 
 
-@pytest.fixture(params=[module.name for module in pkgutil.iter_modules(configs.__path__) if module.name != "common"])
+CONFIGS = sorted({module.name for module in pkgutil.iter_modules(configs.__path__)} - {"common"})
+
+
+@pytest.fixture(params=CONFIGS)
 def config(request):
     return importlib.import_module(f"configs.{request.param}").get_config()
 
@@ -41,7 +44,9 @@ def video(n=20, padding=0, seed=0):
 
 
 def test_every_method_has_a_config_of_its_name():
-    assert [module.name for module in pkgutil.iter_modules(configs.__path__) if module.name != "common"] == method.names()
+    assert [
+        module.name for module in pkgutil.iter_modules(configs.__path__) if module.name != "common"
+    ] == method.names()
 
 
 def test_phases_train_groups_that_exist_and_all_of_them(made, params):

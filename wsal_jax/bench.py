@@ -9,6 +9,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import FrozenConfigDict
 
 from wsal_jax import method, sharding
 from wsal_jax import train as loop
@@ -78,7 +79,7 @@ def train(args: argparse.Namespace) -> None:
         for phase in whole.phases:
             one = whole._replace(phases=(phase,))
             state = loop.init(one, method.Spec((d,), classes), config, len(features))
-            run = loop.make_run(one, config, videos // config.batch_size, mesh)
+            run = loop.make_run(one, FrozenConfigDict(config), videos // config.batch_size, mesh)
             steps = np.arange(config.log_every)
             donated = lambda state: run(jax.tree.map(jnp.copy, state), keys, bank, steps, None)  # noqa: B023, E731
             keys = loop.make_keys(config)

@@ -5,13 +5,15 @@ predicts the whole video for each predicted class, `shuffled` permutes the fused
 """
 
 import json
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -23,20 +25,32 @@ from wsal_jax.types import Detections, Scores, Video
 FUSED, WHOLE, SHUFFLED = "fused", "whole video", "shuffled"
 
 
-def score(method: Method, params: Params, data: pipeline.Dataset, streams: Sequence[str]) -> list[list[Scores]]:
-    """The scores of every seed (outer list) for every video (inner list), without padding, on the host."""
+@lru_cache
+def make_score(method: Method, num_classes: int) -> Callable[[Params, Array, Array], Scores]:
+    """`score(params, features[b n d], mask[b n])` of all seeds, compiled once for the streams of one shape."""
 
     @jax.jit
     @partial(jax.vmap, in_axes=(0, None, None))  # seeds
     @partial(jax.vmap, in_axes=(None, 0, 0))  # videos
-    def score_all(params, features, mask):
-        unknown = jax.numpy.zeros(len(data.class_names))
+    def score(params, features, mask):
+        unknown = jnp.zeros(num_classes)
         return method.score(params, Video(features, mask, unknown, unknown))
 
+    return score
+
+
+def score(method: Method, params: Params, data: pipeline.Dataset, streams: Sequence[str]) -> list[list[Scores]]:
+    """The scores of every seed (outer list) for every video (inner list), without padding, on the host.
+
+    `extras` are given as the method made them, padding included.
+    """
+    score_all = make_score(method, len(data.class_names))
     params = jax.tree.map(np.asarray, params)  # a process scores on its own devices
     seeds = len(jax.tree.leaves(params)[0])
     result: list[list[Any]] = [[None] * len(data.metas) for _ in range(seeds)]
-    with tqdm(total=len(data.metas), desc=f"score {'+'.join(streams)}", unit="video") as bar:
+    with tqdm(
+        total=len(data.metas), disable=jax.process_index() > 0, desc=f"score {'+'.join(streams)}", unit="video"
+    ) as bar:
         for batch in pipeline.padded(data, streams):
             scores = jax.tree.map(np.asarray, score_all(params, batch.features, batch.mask))
             for row, video in enumerate(batch.videos):

@@ -4,7 +4,7 @@ All randomness is a function of seed and step, so a run continued from a checkpo
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 from tqdm import tqdm
 
 from wsal_jax import checkpoint, sharding
@@ -49,7 +49,7 @@ class Bank(NamedTuple):
     """None where they are streamed."""
 
 
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict | FrozenConfigDict) -> optax.GradientTransformation:
     """`optax.<name>(**others)` of `config.optimizer`."""
     options = config.to_dict()
     return getattr(optax, options.pop("name"))(**options)
@@ -94,8 +94,11 @@ def update(
     return {**params, **optax.apply_updates(trained, updates)}, opt_state, metrics
 
 
-def make_run(method: Method, config: ConfigDict, steps_per_epoch: int, mesh: Mesh):
+@lru_cache
+def make_run(method: Method, config: FrozenConfigDict, steps_per_epoch: int, mesh: Mesh):
     """`run(state, keys, bank, steps, features) -> (state, sums, counts)`: many steps in one dispatch.
+
+    Compiled once for all models of the same shape, whatever their stream, seed or round.
 
     `steps` [k] are consecutive step numbers of one round; `features` [k s b t d] are theirs where `bank` has none. The
     metrics of phase p are called "p/name"; sums are over the steps of that phase, counts say how many there were.
@@ -232,7 +235,7 @@ def fit(
         ),
     )
     keys = make_keys(config)
-    run = make_run(method, config, steps_per_epoch, mesh)
+    run = make_run(method, FrozenConfigDict(config), steps_per_epoch, mesh)
     if not on_device:
         share = config.batch_size // jax.process_count()
         slots = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
@@ -244,7 +247,8 @@ def fit(
 
     ends = [(r + 1) * config.steps for r in range(method.rounds)]
     saves = range(config.checkpoint_every, total + config.checkpoint_every, config.checkpoint_every)
-    with tqdm(total=total, initial=start, desc=f"train {'+'.join(streams)}", unit="step") as bar:
+    quiet = jax.process_index() > 0
+    with tqdm(total=total, initial=start, desc=f"train {'+'.join(streams)}", unit="step", disable=quiet) as bar:
         for steps in chunks(start, total, config.log_every, sorted({*ends, *saves})):
             features = None if on_device else place(np.stack(list(islice(batches, len(steps)))))
             state, sums, counts = run(state, keys, bank, np.arange(steps.start, steps.stop), features)

@@ -32,7 +32,6 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.signal
 import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float, Int
 
@@ -162,6 +161,8 @@ def stage_kinds(config: Config) -> Int[np.ndarray, "c 2"]:
 
 def render(config: Config, line: Timeline, rng: np.random.Generator) -> dict[str, Float[np.ndarray, "n d"]]:
     """The features of each stream, float32, of the snippets that lie wholly inside the video."""
+    from scipy.signal import lfilter  # takes a second to import, and is wanted only to build
+
     n = max(int(line.duration * line.fps / STRIDE), 1)
     show = lambda spans: visible(spans, n, line.fps).astype(np.float32)  # noqa: E731
     normal = lambda *shape: rng.standard_normal((*shape, config.dim), np.float32)  # noqa: E731
@@ -190,7 +191,7 @@ def render(config: Config, line: Timeline, rng: np.random.Generator) -> dict[str
         ]
         weights, vectors = (np.concatenate(part, axis).astype(np.float32) for part, axis in zip(zip(*terms), (1, 0)))
         h = prototypes["mu"] / 2 - 1 + weights @ vectors
-        drift = scipy.signal.lfilter(np.float32([np.sqrt(1 - DRIFT**2)]), np.float32([1, -DRIFT]), normal(n), axis=0)
+        drift = lfilter(np.float32([np.sqrt(1 - DRIFT**2)]), np.float32([1, -DRIFT]), normal(n), axis=0)
         h += config.noise * a["noise"] * (drift + normal(n) / 2)
         features[stream] = a["scale"] * np.log(1 + np.exp(h))
     return features
