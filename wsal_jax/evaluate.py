@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -82,21 +82,27 @@ def detect(
     return scores, rows
 
 
+def annotated(data: pipeline.Dataset) -> Int[np.ndarray, " k"]:
+    """The videos whose true segments are known; the others are detected in and not measured."""
+    return np.flatnonzero((data.counts >= 0).all(axis=1))
+
+
 def measure(
     scores: dict[str, list[Scores]], rows: dict[str, list[Detections]], data: pipeline.Dataset
 ) -> dict[str, dict[str, float]]:
     """Each row's mAP in percent by temporal IoU, their average, and the classification mAP of a model."""
-    ids = [meta.id for meta in data.metas]
-    truth = dict(zip(ids, data.annotations))
+    known = annotated(data)
+    truth = {data.metas[i].id: data.annotations[i] for i in known}
     table = {}
     for name, detections in rows.items():
-        ap = metrics.detection_ap(dict(zip(ids, detections)), truth, len(data.class_names), np.array(metrics.IOUS))
+        found = {data.metas[i].id: detections[i] for i in known}
+        ap = metrics.detection_ap(found, truth, len(data.class_names), np.array(metrics.IOUS))
         by_iou = 100 * np.nanmean(ap, axis=1)
         table[name] = {f"{iou:.1f}": float(x) for iou, x in zip(metrics.IOUS, by_iou)}
         table[name]["average"] = float(by_iou.mean())
         if name in scores:
-            video_scores = np.stack([video.video_score for video in scores[name]])
-            ap = metrics.classification_ap(video_scores, data.labels)
+            video_scores = np.stack([scores[name][i].video_score for i in known])
+            ap = metrics.classification_ap(video_scores, data.labels[known])
             table[name]["classification"] = float(100 * np.nanmean(ap))
     return table
 
@@ -156,7 +162,8 @@ def report(
     `scores` by model, then seed, then video. `detections.json` and the pictures are the first seed's; those of the
     others are called `detections_seed<seed>.json`. Test videos without annotations are detected in, not measured.
     """
-    instances = sum(len(annotation.labels) for annotation in data.annotations)
+    known = annotated(data)
+    true_labels = [label for i in known for label in data.annotations[i].labels]
     tables = []
     for i in tqdm(range(config.seeds), desc="detect", unit="seed"):
         seed = config.seed + i
@@ -166,17 +173,17 @@ def report(
         (workdir / name).write_text(json.dumps(submission(final, data)))
         if i == 0:
             draw(of_models, final, data, config.plots, workdir / "plots")
-        if instances:
+        if true_labels:
             tables.append(measure(of_models, rows, data))
-    if not instances:
+    if not true_labels:
         return "No test video is annotated, so nothing is measured; detections.json holds what was found."
     summary = summarise(tables)
     about = {
         "protocol": "activitynet",
         "dataset": config.data.name,
-        "videos": len(data.metas),
-        "classes": len({label for annotation in data.annotations for label in annotation.labels}),
-        "instances": instances,
+        "videos": len(known),
+        "classes": len(set(true_labels)),
+        "instances": len(true_labels),
         "seeds": list(range(config.seed, config.seed + config.seeds)),
     }
     (workdir / "results.json").write_text(json.dumps({**about, "rows": summary}, indent=1))
