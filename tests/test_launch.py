@@ -17,7 +17,14 @@ LAUNCH = Path(__file__).parent.parent / "launch" / "local_processes.sh"
 def test_two_processes_equal_one(tfds_dir, tmp_path):
     """The launcher's two processes of one CPU device each, reading from disk, against this process and its devices."""
     switches = "dataset=synthetic_untrimmed/tiny"
-    options = {"data.dir": tfds_dir, "batch_size": 8, "steps": 3, "log_every": 3, "plots": 0, "data.placement": "stream"}
+    options = {
+        "data.dir": tfds_dir,
+        "batch_size": 8,
+        "steps": 3,
+        "log_every": 3,
+        "plots": 0,
+        "data.placement": "stream",
+    }
     flags = [f"--config=configs/maan.py:{switches}", *(f"--config.{name}={value}" for name, value in options.items())]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(

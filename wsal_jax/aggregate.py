@@ -80,7 +80,6 @@ def marginalized_average_scan(
     """
     p = _real(probabilities, mask)
     dtype = jnp.promote_types(p.dtype, features.dtype)
-    features = features.astype(dtype) if mask is None else jnp.where(mask[:, None] > 0, features, 0).astype(dtype)
     n, d = features.shape
     i = jnp.arange(n + 1, dtype=dtype)
     b = jnp.maximum(i - 1, 0) / jnp.maximum(i, 1)  # b_{i-1} = (i - 1) / i; at i = 0 it meets m_{-1} = q_{-1} = 0
@@ -97,7 +96,7 @@ def marginalized_average_scan(
         return (p * previous(q) + (1 - p) * q, p * chosen + (1 - p) * m), None
 
     start = jnp.zeros(n + 1, dtype).at[0].set(1), jnp.zeros((n + 1, d), dtype)
-    (_, m), _ = lax.scan(step, start, (p.astype(dtype), features))
+    (_, m), _ = lax.scan(step, start, (p.astype(dtype), features.astype(dtype)))
     return jnp.sum(m, axis=0)
 
 
