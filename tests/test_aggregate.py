@@ -1,6 +1,5 @@
 """Bag aggregators against brute force over all subsets, closed forms, and the propositions of the MAAN paper."""
 
-import functools
 import itertools
 
 import jax
@@ -37,20 +36,41 @@ def dropped(weights, features, mask=None):
     return dropout_sum(KEY, weights, features, mask)
 
 
-# Jitted, since most of the time of these tests is compilation: one per function, not one per operation.
-linear, scan, weights_of = map(jax.jit, (marginalized_average, marginalized_average_scan, marginal_weights))
 AGGREGATORS = {
-    "linear": linear,
-    "scan": scan,
-    "sum": jax.jit(weighted_sum),
-    "dropout": jax.jit(dropped),
-    "mean": jax.jit(weighted_mean),
-    "softmax": jax.jit(softmax_mean),
+    "linear": marginalized_average,
+    "scan": marginalized_average_scan,
+    "sum": weighted_sum,
+    "dropout": dropped,
+    "mean": weighted_mean,
+    "softmax": softmax_mean,
 }
+
+
+# Compilation takes most of the time of these tests, so what can be is compiled at once.
+linear, scan, weights_of = map(jax.jit, (marginalized_average, marginalized_average_scan, marginal_weights))
+
+
+@jax.jit
+def all_aggregates(weights, x, mask=None):
+    return {name: aggregate(weights, x, mask) for name, aggregate in AGGREGATORS.items()}
+
+
+@jax.jit
+def all_derivatives(weights, x, directions, mask=None):
+    """For a number computed from each aggregate: (value, gradient), and their derivatives along `directions`."""
+
+    def of(aggregate):
+        def loss(weights, x):
+            out = aggregate(weights, x, mask)
+            return jnp.sin(out) @ jnp.arange(1, 1 + out.size, dtype=out.dtype)
+
+        return jax.jvp(jax.value_and_grad(loss, (0, 1)), (weights, x), directions)
+
+    return {name: of(aggregate) for name, aggregate in AGGREGATORS.items()}
+
 
 over_distributions = pytest.mark.parametrize("draw", DISTRIBUTIONS.values(), ids=DISTRIBUTIONS)
 over_averages = pytest.mark.parametrize("average", [linear, scan], ids=["linear", "scan"])
-over_aggregators = pytest.mark.parametrize("aggregate", AGGREGATORS.values(), ids=AGGREGATORS)
 
 
 @pytest.fixture
@@ -96,7 +116,7 @@ def reference(name, weights, x):
 
 @over_averages
 @over_distributions
-@pytest.mark.parametrize("n", [1, 2, 3, 10])
+@pytest.mark.parametrize("n", [1, 3, 10])
 def test_average_equals_sum_over_subsets(average, draw, n):
     rng = RNG(n)
     p, x = draw(rng, n).astype(np.float32), rng.normal(size=(n, 3)).astype(np.float32)
@@ -138,7 +158,7 @@ def test_linear_equals_scan_at_10000(draw):
     np.testing.assert_allclose(linear(jnp.asarray(p), jnp.asarray(x)), expected, rtol=2e-6)
 
 
-@pytest.mark.parametrize("n", [1, 20, 128, 129, 20_000, 100_000])
+@pytest.mark.parametrize("n", [1, 20, 20_000, 100_000])
 @pytest.mark.parametrize("p", [1e-6, 3e-4, 0.1, 0.5, 1 - 1e-3, 1.0])
 def test_equal_probabilities_have_a_closed_form(n, p):
     """lambda_i = (1 - (1 - p)^n) / n, every single weight, to the accuracy that the docstring states."""
@@ -258,9 +278,9 @@ def test_permutation(n, x64):
     p, x, order = rng.uniform(size=n), rng.normal(size=(n, 3)), rng.permutation(n)
     shuffled_p, shuffled_x, p_, x_ = map(jnp.asarray, (p[order], x[order], p, x))
     np.testing.assert_allclose(weights_of(shuffled_p), np.asarray(weights_of(p_))[order], rtol=1e-12)
-    for name in ("linear", "scan", "sum", "mean", "softmax"):
-        got, expected = AGGREGATORS[name](shuffled_p, shuffled_x), AGGREGATORS[name](p_, x_)
-        np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-13, err_msg=name)
+    got, expected = all_aggregates(shuffled_p, shuffled_x), all_aggregates(p_, x_)
+    for name in AGGREGATORS.keys() - {"dropout"}:
+        np.testing.assert_allclose(got[name], expected[name], rtol=1e-11, atol=1e-13, err_msg=name)
 
 
 def padded(rng, n, extra, garbage):
@@ -272,25 +292,17 @@ def padded(rng, n, extra, garbage):
     return [jnp.asarray(a, jnp.float32) for a in (*real, weights, x, mask)]
 
 
-@pytest.mark.parametrize(
-    "name, extra",
-    [("linear", 3), ("linear", 140), ("scan", 3), ("sum", 3), ("mean", 3), ("softmax", 3)],  # 140: the other quadrature
-)
-def test_padding_changes_neither_value_nor_gradient(name, extra):
-    @jax.jit
-    @functools.partial(jax.value_and_grad, argnums=(0, 1))
-    def loss(weights, x, mask):
-        return jnp.sum(jnp.sin(AGGREGATORS[name](weights, x, mask)) * jnp.array([100.0, 1.0, -3.0]))
-
+@pytest.mark.parametrize("extra", [3, 140])  # 140: the other quadrature
+def test_padding_changes_neither_value_nor_derivatives(extra):
     for garbage in (1.0, 3e38, -3e38):  # the large ones overflow what flows back from the loss
         weights, x, padded_weights, padded_x, mask = padded(RNG(7), 6, extra, garbage)
-        value, gradients = loss(weights, x, None)
-        padded_value, padded_gradients = loss(padded_weights, padded_x, mask)
-        np.testing.assert_allclose(padded_value, value, rtol=1e-5)
+        expected = all_derivatives(weights, x, (weights, x))
+        got = all_derivatives(padded_weights, padded_x, (mask * padded_weights, mask[:, None] * padded_x), mask)
         real = np.asarray(mask) > 0
-        for got, expected in zip(map(np.asarray, padded_gradients), gradients):
-            np.testing.assert_allclose(got[real], expected, rtol=1e-4, atol=1e-4)
-            np.testing.assert_array_equal(got[~real], 0)
+        for name in AGGREGATORS.keys() - {"dropout"}:
+            for a, b in zip(map(np.asarray, jax.tree.leaves(got[name])), jax.tree.leaves(expected[name])):
+                np.testing.assert_allclose(a[real] if a.ndim else a, b, rtol=1e-4, atol=1e-5, err_msg=name)
+                np.testing.assert_array_equal(a[~real] if a.ndim else 0, 0, err_msg=name)
 
 
 def test_masked_weights_are_zero():
@@ -298,33 +310,35 @@ def test_masked_weights_are_zero():
     np.testing.assert_allclose(weights, [0.5 * (1 - 0.4 / 2), 0, 0.4 * (1 - 0.5 / 2)], rtol=1e-6)
 
 
-@over_aggregators
-def test_narrow_features_and_weights_accumulate_in_float32(aggregate):
+def test_narrow_features_and_weights_accumulate_in_float32():
     rng = RNG(8)
     x = jnp.asarray(rng.normal(1, 1, size=(400, 3)), jnp.bfloat16)
     for dtype in (jnp.float32, jnp.float16):
         weights = jnp.asarray(rng.uniform(size=400), dtype)
-        got = aggregate(weights, x)
-        assert got.dtype == jnp.float32
-        np.testing.assert_allclose(got, aggregate(weights.astype(jnp.float32), x.astype(jnp.float32)), rtol=1e-6)
+        got = all_aggregates(weights, x)
+        expected = all_aggregates(weights.astype(jnp.float32), x.astype(jnp.float32))
+        for name in AGGREGATORS:
+            assert got[name].dtype == jnp.float32, name
+            np.testing.assert_allclose(got[name], expected[name], rtol=1e-6, err_msg=name)
 
 
-@over_aggregators
-def test_wide_features_give_wide_output(aggregate, x64):
-    weights, x = jnp.full(3, 0.5, jnp.float32), jnp.ones((3, 2), jnp.float64)
-    assert aggregate(weights, x).dtype == jnp.float64
-    assert aggregate(weights.astype(jnp.float64), x.astype(jnp.float32)).dtype == jnp.float64
+def test_wide_weights_or_features_give_wide_aggregates(x64):
+    for dtypes in [(jnp.float32, jnp.float64), (jnp.float64, jnp.float32)]:
+        shapes = jax.ShapeDtypeStruct((3,), dtypes[0]), jax.ShapeDtypeStruct((3, 2), dtypes[1])
+        assert {out.dtype for out in jax.eval_shape(all_aggregates, *shapes).values()} == {jnp.dtype("float64")}
 
 
-@over_aggregators
-def test_jit_and_vmap_equal_the_plain_loop(aggregate):
+def test_jit_and_vmap_equal_the_plain_loop():
     rng = RNG(9)
     weights, x = jnp.asarray(rng.uniform(size=(2, 5))), jnp.asarray(rng.normal(size=(2, 5, 3)))
     mask = jnp.array([[1.0, 1, 1, 0, 0], [1, 0, 1, 1, 1]])
-    with jax.disable_jit():
-        expected = np.stack([aggregate(*video) for video in zip(weights, x, mask)])
-    np.testing.assert_allclose(jax.vmap(aggregate)(weights, x, mask), expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(jax.jit(jax.vmap(aggregate))(weights, x, mask), expected, rtol=1e-5, atol=1e-6)
+    batch = jax.vmap(all_aggregates)(weights, x, mask)
+    for k in range(2):
+        with jax.disable_jit():
+            expected = all_aggregates(weights[k], x[k], mask[k])
+        for name in AGGREGATORS:
+            got = np.asarray(batch[name])[k]
+            np.testing.assert_allclose(got, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 # Derivatives
@@ -343,21 +357,9 @@ def test_derivatives_equal_finite_differences(names, x64):
 def test_derivatives_of_linear_and_scan_agree_above_128_snippets(draw, x64):
     rng = RNG(11)
     p, x = jnp.asarray(draw(rng, 140)), jnp.asarray(rng.normal(size=(140, 2)))
-    direction = jnp.asarray(rng.normal(size=140)), jnp.asarray(rng.normal(size=(140, 2)))
-    results = [jax.tree.leaves(gradient_and_curvature(f, (p, x), direction)) for f in (linear, scan)]
-    for got, expected in zip(*results):
+    derivatives = all_derivatives(p, x, (jnp.asarray(rng.normal(size=140)), jnp.asarray(rng.normal(size=(140, 2)))))
+    for got, expected in zip(jax.tree.leaves(derivatives["linear"]), jax.tree.leaves(derivatives["scan"])):
         np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def gradient_and_curvature(aggregate, inputs, direction, mask=None):
-    """The gradient of a number computed from the aggregate, and the derivative of the gradient along `direction`."""
-
-    def loss(weights, x):
-        out = aggregate(weights, x, mask)
-        return out @ jnp.arange(1, 1 + out.size, dtype=out.dtype)
-
-    return jax.jvp(jax.grad(loss, (0, 1)), inputs, direction)
 
 
 EDGES = [
@@ -384,17 +386,16 @@ def test_edges_have_exact_derivatives(average, edges, dtype, tolerance):
             np.testing.assert_allclose(got[order][k], expected[order], rtol=tolerance, atol=tolerance, err_msg=str(p))
 
 
-@over_aggregators
-def test_extremes_have_finite_derivatives(aggregate):
-    rng, n = RNG(13), 130
+@pytest.mark.parametrize("n", [1, 130])
+def test_extremes_have_finite_derivatives(n):
+    rng = RNG(13)
     x, x_direction, w_direction = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((n, 1), (n, 1), n))
     for value, real in itertools.product([0.0, 1e-15, 1.0], [0.0, 1.0]):
         weights, mask = (jnp.asarray(np.full(n, number), jnp.float32) for number in (value, real))
-        out = aggregate(weights, x, mask)
-        derivatives = gradient_and_curvature(aggregate, (weights, x), (w_direction, x_direction), mask)
-        for leaf in jax.tree.leaves((out, derivatives)):
-            assert np.isfinite(leaf).all()
-            assert real or not np.any(leaf)
+        for name, derivatives in all_derivatives(weights, x, (w_direction, x_direction), mask).items():
+            for leaf in jax.tree.leaves(derivatives):
+                assert np.isfinite(leaf).all(), name
+                assert real or not np.any(leaf), name  # all masked: the value and its derivatives are 0
 
 
 def test_mean_is_zero_where_all_weights_are_zero_and_right_where_they_are_tiny():

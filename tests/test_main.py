@@ -70,18 +70,6 @@ def test_joined_streams_make_one_model(config, tmp_path):
     assert list(json.loads((tmp_path / "results.json").read_text())["rows"]) == ["rgb+flow", *ROWS[3:]]
 
 
-def test_a_folder_of_another_run_is_refused_or_set_aside(config, tmp_path):
-    main.run(config, str(tmp_path / "run"))
-    config.seed = 7
-    with pytest.raises(InputError, match=r"seed: 0 there, 7 now.*--workdir"):
-        main.run(config, str(tmp_path / "run"))
-    before = (tmp_path / "run" / "detections.json").read_bytes()
-    config.resume = False
-    main.run(config, str(tmp_path / "run"))
-    assert (tmp_path / "run.1" / "detections.json").read_bytes() == before
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 7
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -119,16 +107,6 @@ def test_switches_have_their_types():
     assert config.method.aggregator == "norm" and config.steps == 200
     config.num_snippets = 31
     assert config.method.num_snippets == 31
-
-
-def test_the_default_folder_depends_on_the_config(config, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    config.steps = 2
-    first = main.run(config).splitlines()[-1]
-    assert first == main.run(config).splitlines()[-1]
-    config.seed = 3
-    assert first != main.run(config).splitlines()[-1]
-    assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
 def test_keys_differ_by_seed(config):

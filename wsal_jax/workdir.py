@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jaxtyping import Float
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
@@ -13,17 +14,19 @@ from tensorboardX import SummaryWriter
 from wsal_jax.train import Log
 from wsal_jax.types import InputError
 
+IRRELEVANT = {"resume", "data.dir", "data.root", "data.placement", "data.device_gb"}
+"""Options that do not change what a run computes, given the data's name and version."""
 
-def flatten(tree: dict, prefix: str = "") -> dict:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat = {}
-    for name, value in tree.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
+
+def identity(run: dict) -> dict:
+    """What must agree for two runs to be the same."""
+    return {name: value for name, value in flatten_dict(run, sep=".").items() if name not in IRRELEVANT}
 
 
 def open_run(path: str | None, config: ConfigDict, dataset: str) -> Path:
     """The folder of this run, which holds its config; what is there of the same run is kept to be continued.
+
+    Process 0 checks and writes; with several processes, wait for it before the folder is used.
 
     Args:
       path: the folder; None is `runs/<method>-<hash of config and data>`, so that each config has its own.
@@ -34,27 +37,26 @@ def open_run(path: str | None, config: ConfigDict, dataset: str) -> Path:
       InputError: the folder holds the run of another config; says what differs.
     """
     run = {**json.loads(config.to_json()), "dataset": dataset}
-    del run["resume"]
-    text = json.dumps(run, indent=1, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    new = identity(run)
+    digest = hashlib.sha256(json.dumps(new, sort_keys=True).encode()).hexdigest()[:8]
     workdir = Path(path or f"runs/{config.method.name}-{digest}").absolute()
+    if jax.process_index():
+        return workdir
     record = workdir / "config.json"
-    if record.exists() and not config.resume and jax.process_index() == 0:
+    if record.exists() and not config.resume:
         number = next(i for i in range(1, 10**6) if not Path(f"{workdir}.{i}").exists())
         workdir.rename(f"{workdir}.{number}")
-    if record.exists() and config.resume:
-        old, new = flatten(json.loads(record.read_text())), flatten(json.loads(text))
-        differ = [
-            f"{k}: {old.get(k)} there, {new.get(k)} now" for k in sorted({*old, *new}) if old.get(k) != new.get(k)
-        ]
+    if record.exists():
+        old = identity(json.loads(record.read_text()))
+        names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+        differ = [f"{name}: {old.get(name)} there, {new.get(name)} now" for name in names]
         if differ:
             raise InputError(
                 f"{workdir} holds a run with other options ({'; '.join(differ)}): give another --workdir, or "
                 "--config.resume=False to set that run aside"
             )
-    if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        record.write_text(text)
+    workdir.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(run, indent=1, sort_keys=True))
     return workdir
 
 
