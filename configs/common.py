@@ -39,7 +39,7 @@ def get_config(switches: ConfigDict) -> ConfigDict:
     config.data.root = ""  # feature_folder: the user's folder
     config.data.dir = ""  # where TFDS keeps what it has built; "" is its default, ~/tensorflow_datasets
     config.data.placement = "auto"  # features "device": on the device at once; "stream": read as needed; "auto"
-    config.data.device_gb = 4.0  # "auto" puts features on the device up to this size, per stream
+    config.data.device_gb = 4.0  # up to this size, all streams together, "auto" puts training features on the device
 
     # One model per entry; "rgb+flow" is one model on the joined features.
     config.streams = ("rgb", "flow")

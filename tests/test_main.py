@@ -107,6 +107,8 @@ def test_switches_have_their_types():
     assert config.method.aggregator == "norm" and config.steps == 200
     config.num_snippets = 31
     assert config.method.num_snippets == 31
+    assert len(config.localize.thresholds) == 1
+    assert len(maan.get_config("dataset=synthetic_untrimmed/activitynet").localize.thresholds) == 4
 
 
 def test_keys_differ_by_seed(config):

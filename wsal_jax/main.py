@@ -1,7 +1,7 @@
 """Trains and evaluates: `python -m wsal_jax.main --config=configs/maan.py [--workdir=DIR]`."""
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
@@ -48,6 +48,7 @@ def run(config: ConfigDict, workdir: str | None = None) -> str:
 
 def main(argv: list[str]) -> None:
     """Command line."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every step it takes
     if argv[1:]:
         raise app.UsageError(f"not an option: {' '.join(argv[1:])}")
     if DISTRIBUTED.value:
