@@ -4,6 +4,8 @@
 set -euo pipefail
 count=$1
 shift
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH"
 export JAX_PLATFORMS=cpu JAX_CPU_COLLECTIVES_IMPLEMENTATION=gloo
 port=$(python -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')
 pids=()
