@@ -15,9 +15,13 @@ def get_config(text=None):
         aggregator=switches.aggregator,
         hidden=256,
         sparsity=0.0,
-        dropout=0.7,  # of 0, 0.5, 0.7, 0.8 the best for MAAN on held-out training videos of the README's real data
+        dropout=0.7,  # the best of 0, 0.5, 0.7, 0.8 for MAAN on RGB, on held-out training videos of the README's data
         num_snippets=config.get_ref("num_snippets"),
     )
+    if switches.dataset.startswith("synthetic_untrimmed"):
+        # 128 dimensions, not the 1,024 of I3D: Adam moves a logit an eighth as fast, and 0.3 of them is too little to
+        # attend by. Chosen by the classification mAP on 50 held-out training videos.
+        config.optimizer.learning_rate, config.method.dropout = 2e-3, 0.0
     if "activitynet" in switches.dataset:  # section 3.3
         config.localize.thresholds = (0.2, 0.15, 0.1, 0.05)
     return config
