@@ -1,7 +1,10 @@
 """MAAN and its baselines (wsal_jax/methods/maan.py).
 
-python -m wsal_jax.main --config=configs/maan.py
-python -m wsal_jax.main --config=configs/maan.py:aggregator=stpn      (or dropout, norm, softmax_norm)
+  python -m wsal_jax.main --config=configs/maan.py
+  python -m wsal_jax.main --config=configs/maan.py:aggregator=stpn      (or dropout, norm, softmax_norm)
+
+Two CPU cores: 24 s with building the data; fused mAP@.5 24.4 (seed 0), 21.2 +- 2.1 with --config.seeds=5 (46 s) on the
+built-in data, which is no benchmark. Measured scores on real features: see the README.
 """
 
 from configs import common

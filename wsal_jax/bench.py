@@ -69,7 +69,7 @@ def train(args: argparse.Namespace) -> None:
     bank = loop.Bank(*jax.tree.map(jnp.asarray, (starts, lengths, labels, labels, features)))
     mesh = sharding.make_mesh(jax.devices()[:1])
     print(f"{mesh.devices[0].device_kind}, JAX {jax.__version__}, d {d}, {classes} classes")
-    print(f"{'config':<48} {'phase':<10} {'batch':>5} {'T':>5} {'seeds':>5} {'ms / step':>10} {'of first row':>13}")
+    print(f"{'config':<56} {'phase':<10} {'batch':>5} {'T':>5} {'seeds':>5} {'ms / step':>10} {'of first row':>13}")
     first = None
     for text, seeds in itertools.product(args.config, args.seeds):
         path, _, switches = text.partition(":")
@@ -86,7 +86,7 @@ def train(args: argparse.Namespace) -> None:
             time_ms = 1e3 * seconds(donated, state) / len(steps)
             first = first or time_ms
             size = f"{config.batch_size:>5} {config.num_snippets:>5} {seeds:>5}"
-            print(f"{text:<48} {phase.name:<10} {size} {time_ms:>10.2f} {time_ms / first:>12.2f}x", flush=True)
+            print(f"{text:<56} {phase.name:<10} {size} {time_ms:>10.2f} {time_ms / first:>12.2f}x", flush=True)
 
 
 def main() -> None:
