@@ -60,7 +60,7 @@ def exact_detection_ap(found, truth, c, iou):
     for video, segment, _, _ in predicted:
         here = [(exact_iou(segment, s), j) for j, (v, s) in enumerate(true) if v == video]
         hit = False
-        for i in np.argsort([float(overlap) for overlap, _ in here])[::-1]:
+        for i in np.argsort([float(overlap) for overlap, _ in here], kind="stable")[::-1]:
             overlap, j = here[i]
             if overlap < iou:
                 break
@@ -257,7 +257,8 @@ def test_published_detections_of_stpn():
     }
     assert (len(truth), len(names), sum(len(d.labels) for d in found.values())) == (210, 20, 9151)
     result = 100 * np.nanmean(metrics.detection_ap(found, truth, len(names), np.array(metrics.IOUS)), axis=1)
-    np.testing.assert_allclose(result, [52.12, 44.20, 34.70, 26.06, 17.71, 10.09, 4.99, 1.34, 0.10], atol=0.01)
+    # Officially 52.12 44.20 34.70 26.06 17.71 10.09 4.99 1.34 0.10, from an unstable order of equal overlaps.
+    np.testing.assert_allclose(result, [52.10, 44.22, 34.72, 26.07, 17.71, 10.09, 4.99, 1.34, 0.10], atol=0.01)
 
 
 def test_classification_ap():
