@@ -8,7 +8,7 @@ from ml_collections import ConfigDict, config_flags
 from wsal_jax import evaluate, method, sharding, train
 from wsal_jax.data import pipeline
 from wsal_jax.types import InputError
-from wsal_jax.workdir import make_log, open_run
+from wsal_jax.workdir import open_log, open_run
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/<method>.py[:switches]")
 WORKDIR = flags.DEFINE_string("workdir", None, "What the run leaves; runs/<method>-<hash of the config> by default.")
@@ -38,9 +38,9 @@ def run(config: ConfigDict, workdir: str | None = None) -> str:
     scores = {}
     for model in config.streams:
         streams = model.split("+")
-        params = train.fit(
-            chosen, data["train"], streams, config, mesh, folder / "checkpoints" / model, make_log(folder, model)
-        )
+        with open_log(folder, model) as log:
+            checkpoints = folder / "checkpoints" / model
+            params = train.fit(chosen, data["train"], streams, config, mesh, checkpoints, log)
         scores[model] = evaluate.score(chosen, params, data["test"], streams)
     table = evaluate.report(chosen, scores, data["test"], config, folder) if first else ""
     return f"{table}\nwritten to {folder}"

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -60,17 +62,20 @@ def open_run(path: str | None, config: ConfigDict, dataset: str) -> Path:
     return workdir
 
 
-def make_log(workdir: Path, model: str) -> Log:
+@contextmanager
+def open_log(workdir: Path, model: str) -> Iterator[Log]:
     """Appends the metrics of a model to `metrics.jsonl`, one value per seed, and their means to TensorBoard."""
     if jax.process_index():
-        return lambda step, metrics: None
-    board = SummaryWriter(str(workdir / "tensorboard" / model))
+        yield lambda step, metrics: None
+        return
+    with SummaryWriter(str(workdir / "tensorboard" / model)) as board:
 
-    def log(step: int, metrics: dict[str, Float[np.ndarray, " s"]]) -> None:
-        with (workdir / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"model": model, "step": step, **{k: x.tolist() for k, x in metrics.items()}}) + "\n")
-        for name, x in metrics.items():
-            board.add_scalar(name, float(x.mean()), step)
-        board.flush()
+        def log(step: int, metrics: dict[str, Float[np.ndarray, " s"]]) -> None:
+            line = {"model": model, "step": step, **{name: x.tolist() for name, x in metrics.items()}}
+            with (workdir / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            for name, x in metrics.items():
+                board.add_scalar(name, float(x.mean()), step)
+            board.flush()
 
-    return log
+        yield log
