@@ -151,30 +151,36 @@ def make_run(method: Method, config: FrozenConfigDict, steps_per_epoch: int, mes
     return run
 
 
-def revise(
-    method: Method, params: Params, keep: Bool[np.ndarray, "s total"], data: pipeline.Dataset, streams: Sequence[str]
-) -> Bool[np.ndarray, "s total"]:
-    """What the next round keeps of each training video; a video that would be emptied stays as it was."""
+@lru_cache
+def make_revise(method: Method):
+    """`revise(params, features[b n d], mask[b n], keep[s b n], labels[b c]) -> keep`, compiled once for all rounds."""
 
     @jax.jit
     @partial(jax.vmap, in_axes=(0, None, None, 0, None))  # seeds
     @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))  # videos
-    def one(params, features, mask, keep, labels):
+    def revise(params, features, mask, keep, labels):
         unknown = jnp.zeros_like(labels)
         scores = method.score(params, Video(features, mask * keep, unknown, unknown))
         revised = method.revise(keep, scores, labels) * mask
         return jnp.where((revised > 0).any(), revised, keep * mask) > 0
 
-    starts = np.cumsum(data.lengths) - data.lengths
+    return revise
+
+
+def revise(
+    method: Method, params: Params, keep: Bool[np.ndarray, "s total"], data: pipeline.Dataset, streams: Sequence[str]
+) -> Bool[np.ndarray, "s total"]:
+    """What the next round keeps of each training video; a video that would be emptied stays as it was."""
+    revise_all = make_revise(method)
     revised = keep.copy()
     for batch in pipeline.padded(data, streams):
         padded = np.zeros((len(keep), *batch.mask.shape), np.float32)
         labels = np.zeros((len(batch.mask), data.labels.shape[1]), np.float32)
         labels[: len(batch.videos)] = data.labels[batch.videos]
-        spans = [slice(starts[v], starts[v] + data.lengths[v]) for v in batch.videos]
+        spans = [slice(data.starts[v], data.starts[v] + data.lengths[v]) for v in batch.videos]
         for row, span in enumerate(spans):
             padded[:, row, : span.stop - span.start] = keep[:, span]
-        kept = np.asarray(one(params, batch.features, batch.mask, padded, labels))
+        kept = np.asarray(revise_all(params, batch.features, batch.mask, padded, labels))
         for row, span in enumerate(spans):
             revised[:, span] = kept[:, row, : span.stop - span.start]
     return revised
@@ -227,7 +233,7 @@ def fit(
     bank = sharding.replicate(
         mesh,
         Bank(
-            (np.cumsum(data.lengths) - data.lengths).astype(np.int32),
+            data.starts,
             data.lengths,
             data.labels,
             data.counts,

@@ -44,6 +44,11 @@ class Dataset(NamedTuple):
         """Snippets of each video."""
         return np.array([meta.length for meta in self.metas], np.int32)
 
+    @property
+    def starts(self) -> Int[np.ndarray, " v"]:
+        """First snippet of each video among those of all videos, one after the other."""
+        return np.cumsum(self.lengths, dtype=np.int32) - self.lengths
+
 
 def build(config: ConfigDict) -> tfds.core.DatasetBuilder:
     """The builder that `config.data` names, its data built if they are not there yet.
@@ -122,9 +127,8 @@ def plan(
 def flat(dataset: Dataset, streams: Sequence[str]) -> Float[np.ndarray, "total d"]:
     """The features of all videos, one after the other, with no padding."""
     features = np.empty((dataset.lengths.sum(), sum(dataset.dims[name] for name in streams)), np.float32)
-    end = np.cumsum(dataset.lengths)
-    for video, last in enumerate(end):
-        features[last - dataset.lengths[video] : last] = read(dataset, video, streams)
+    for video, (start, length) in enumerate(zip(dataset.starts, dataset.lengths)):
+        features[start : start + length] = read(dataset, video, streams)
     return features
 
 

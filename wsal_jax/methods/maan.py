@@ -8,9 +8,9 @@ in the aggregator alone: `maan`, `stpn` (weighted sum), `dropout` (weighted sum 
 Where we differ from the paper, for all five alike:
 - A weighted sum grows with the number of snippets, and testing uses all snippets where training samples T of them.
   `stpn` and `dropout` score a test video by T / n times its sum, the expectation of what training would see.
-- In training, feature dimensions are dropped at random, the same ones in all snippets of a video (`dropout`). Without
-  it the attention learns the scenes of the training videos by heart. STPN and MAAN do not say what they do against it;
-  STAR and IWO-Net drop 0.8.
+- In training, feature dimensions are dropped at random, the same ones in all snippets of a video (`dropout`), before
+  the attention, which is what overfits: dropped from the pooled feature alone, they did not help MAAN on held-out
+  videos. STPN and MAAN do not say what they do against it; STAR and IWO-Net drop 0.8.
 """
 
 import flax.linen as nn
