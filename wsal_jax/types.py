@@ -58,6 +58,8 @@ class Annotation(NamedTuple):
 
     segments: Float[np.ndarray, "k 2"]
     labels: Int[np.ndarray, " k"]
+    ambiguous: Float[np.ndarray, "a 2"] = np.zeros((0, 2))
+    """Where nobody can tell (THUMOS14's class Ambiguous); some protocols forgive detections there."""
 
 
 class Detections(NamedTuple):
