@@ -29,7 +29,6 @@ A split file decides which videos a split has; features that it does not name ar
 """
 
 import hashlib
-import json
 import math
 import os
 import re
@@ -44,22 +43,19 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from wsal_jax.data import examples
-from wsal_jax.types import InputError
+from wsal_jax.data.checks import (
+    FolderError,
+    Problems,
+    check_features,
+    check_id,
+    is_plain,
+    number,
+    read_json,
+    read_lines,
+)
 
 SPLITS = ("train", "test")
 STREAMS = ("rgb", "flow")
-
-
-class FolderError(InputError):
-    """What is wrong with a feature folder: all of it in `problems`, the first 20 in the message."""
-
-    def __init__(self, root: Path, problems: list[str]):
-        self.root, self.problems = root, problems
-        more = [f"and {len(problems) - 20} more"] if len(problems) > 20 else []
-        super().__init__("\n- ".join([f"cannot use the feature folder {root}:", *problems[:20], *more]))
-
-    def __reduce__(self):
-        return FolderError, (self.root, self.problems)
 
 
 class Entry(NamedTuple):
@@ -87,20 +83,6 @@ class Folder(NamedTuple):
     classes: list[str]
     videos: dict[str, list[Entry]]
     """By split."""
-
-
-class Problems(dict[str, list[str]]):
-    """What is wrong -> where it is."""
-
-    def add(self, where: str, what: str):
-        self.setdefault(what, []).append(where)
-
-    def lines(self) -> list[str]:
-        """One line per thing wrong; a thing that is wrong everywhere must not hide the rest."""
-        return [
-            ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "") + f": {what}"
-            for what, where in self.items()
-        ]
 
 
 def check(root: str | os.PathLike) -> Folder:
@@ -154,7 +136,7 @@ def check(root: str | os.PathLike) -> Folder:
     listed = all((root / f"split_{split}.txt").exists() for split in SPLITS)
     used = {*ids["train"], *ids["test"]}
     for id in gt["database"] if gt else ():
-        if _check_id(id, "gt.json", problems) and id not in used and used and not listed:
+        if check_id(id, "gt.json", problems) and id not in used and used and not listed:
             what = "has no features in features/train or features/test: add them, or remove the entry"
             problems.add(f"gt.json: {id!r}", what)
     classes = _find_classes(gt, videos, problems)
@@ -182,20 +164,6 @@ def _find_files(root: Path, split: str) -> dict[str, dict[str, Path]]:
     return found
 
 
-def _is_plain(name: Any) -> bool:
-    """Whether a name survives files of one name a line, terminals and UTF-8."""
-    return isinstance(name, str) and name != "" and name.isprintable() and name == name.strip()
-
-
-def _check_id(id: str, where: str, problems: Problems) -> bool:
-    """Ids only ever look up files that were found, so a bad one opens nothing; it is still refused as what it is."""
-    good = _is_plain(id) and id not in (".", "..") and not set(id) & set("/\\")
-    if not good:
-        what = 'is no video id: it must be a file name without "/", "\\", control characters or spaces around it'
-        problems.add(f"{where}: {reprlib.repr(id)}", what)
-    return good
-
-
 def _find_ids(root: Path, split: str, found: dict[str, dict[str, dict[str, Path]]], problems: Problems) -> list[str]:
     """The videos of a split that have features: those in the split file, or else all there are."""
     file = f"split_{split}.txt"
@@ -203,18 +171,13 @@ def _find_ids(root: Path, split: str, found: dict[str, dict[str, dict[str, Path]
     if not found[split]:
         problems.add(f"features/{split}", f"no features found: looked for {looked}")
     if not (root / file).exists():
-        return [id for id in found[split] if _check_id(id, f"features/{split}", problems)]
-    try:
-        lines = (root / file).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        problems.add(file, f"cannot be read ({error}): make it a UTF-8 text file with one video a line, or remove it")
-        return []
-    counts = Counter(filter(None, map(str.strip, lines)))
+        return [id for id in found[split] if check_id(id, f"features/{split}", problems)]
+    counts = Counter(read_lines(root / file, problems))
     if not counts:
         problems.add(file, "names no video: write one video a line, or remove the file")
     good = []
     for id, count in counts.items():
-        if not _check_id(id, file, problems):
+        if not check_id(id, file, problems):
             continue
         if count > 1:
             problems.add(f"{file}: {id!r}", "is there more than once: keep one line")
@@ -230,19 +193,11 @@ def _find_ids(root: Path, split: str, found: dict[str, dict[str, dict[str, Path]
 def _read_gt(root: Path, problems: Problems) -> dict[str, Any] | None:
     """`gt.json`; None where it is of no use."""
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        for key, count in Counter(key for key, _ in pairs).items():
-            if count > 1:
-                problems.add(f"gt.json: {key!r}", "is there more than once: keep one")
-        return dict(pairs)
-
-    try:
-        gt = json.loads((root / "gt.json").read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
-    except FileNotFoundError:
+    if not (root / "gt.json").exists():
         problems.add("gt.json", 'is missing: write {"database": {<video>: {"fps": ..., "labels": [...], ...}, ...}}')
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        problems.add("gt.json", f"cannot be read as JSON ({error}): write it again")
+    gt = read_json(root / "gt.json", problems)
+    if gt is None:
         return None
     if not isinstance(gt, dict) or not isinstance(gt.get("database"), dict):
         problems.add("gt.json", 'must be {"database": {<video>: {...}}}')
@@ -278,28 +233,7 @@ def _read_array(path: Path, name: str, problems: Problems) -> Float[np.ndarray, 
         what = f"is not an .npy file of numbers, or damaged ({error})"
         problems.add(name, f"{what}: write it with np.save(file, array, allow_pickle=False); pickles are never loaded")
         return None
-    if not np.issubdtype(array.dtype, np.floating):
-        problems.add(name, f"dtype is {array.dtype}: save the features as floating-point numbers")
-    elif array.ndim != 2 or 0 in array.shape:
-        problems.add(name, f"shape is {array.shape}: must be [n d], at least one snippet and one dimension")
-    else:
-        with np.errstate(over="ignore"):
-            values = np.array(array, np.float32)
-        finite = np.isfinite(values).all(axis=1)
-        if finite.all():
-            return values
-        what = f"NaN or infinite (as float32), first in snippet {finite.argmin()}"
-        problems.add(name, f"{what}: extract the features again")
-    return None
-
-
-def _number(value: Any) -> float:
-    """A number or a string of one; NaN for everything else, infinity included."""
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
-    return number if math.isfinite(number) else math.nan
+    return check_features(array, name, problems)
 
 
 def _read_entry(
@@ -314,27 +248,27 @@ def _read_entry(
         problems.add(where, "must be an object {...}")
         return None
 
-    def number(key: str, default: float | None, valid: str, holders: tuple = (video, gt)) -> float:
+    def given_number(key: str, default: float | None, valid: str, holders: tuple = (video, gt)) -> float:
         given = [holder[key] for holder in holders if holder.get(key) is not None]
         if not given and default is None:
             what = f'"{key}" is missing, without which there are no seconds: add "{key}" to the video'
             problems.add(where, f'{what}, or beside "database" for all videos')
-        value = _number(given[0]) if given else default
+        value = number(given[0]) if given else default
         if given and not (value > 0 or (value == 0 and valid == "non-negative")):
             problems.add(where, f'"{key}" is {reprlib.repr(given[0])}: must be a {valid} number')
             return math.nan
         return math.nan if value is None else value
 
-    fps = number("fps", None, "positive")
-    stride = number("feature_stride_frames", None, "positive")
-    offset = number("feature_offset_frames", stride / 2, "non-negative")
+    fps = given_number("fps", None, "positive")
+    stride = given_number("feature_stride_frames", None, "positive")
+    offset = given_number("feature_offset_frames", stride / 2, "non-negative")
     end = math.nan if length is None else (offset + (length - 0.5) * stride) / fps
-    duration = number("duration", end, "positive", (video,))
+    duration = given_number("duration", end, "positive", (video,))
     if end - duration > 1.5 * stride / fps:
         what = f"features go on to {end:.2f} s, but the video has {duration:.2f} s"
         problems.add(where, f"{what}: correct fps, stride, offset or duration, or remove the duration")
     num_features = video.get("num_features")
-    if num_features is not None and length is not None and _number(num_features) != length:
+    if num_features is not None and length is not None and number(num_features) != length:
         what = f'"num_features" is {reprlib.repr(num_features)}, but the files have {length} snippets'
         problems.add(where, f"{what}: correct or remove it, or extract the features again")
 
@@ -342,7 +276,7 @@ def _read_entry(
     labels = video.get("labels")
     if labels is None:
         labels = segment_labels
-    elif not isinstance(labels, list) or not all(map(_is_plain, labels)):
+    elif not isinstance(labels, list) or not all(map(is_plain, labels)):
         problems.add(where, f'"labels" is {reprlib.repr(labels)}: must be a list of class names')
         labels = segment_labels
     elif segment_labels and set(labels) != set(segment_labels):
@@ -362,12 +296,12 @@ def _read_annotations(
     segments, labels = [], []
     for one in annotations if isinstance(annotations, list) else [annotations]:
         segment, label = (one.get("segment"), one.get("label")) if isinstance(one, dict) else (None, None)
-        if not isinstance(segment, list) or len(segment) != 2 or not _is_plain(label):
+        if not isinstance(segment, list) or len(segment) != 2 or not is_plain(label):
             what = 'must be {"segment": [start, end], "label": class name}'
             problems.add(where, f"annotation {reprlib.repr(one)} {what}")
             continue
         labels.append(label)
-        start, end = map(_number, segment)
+        start, end = map(number, segment)
         if math.isnan(start + end):
             wrong = "is not two numbers"
         elif end <= start:
@@ -393,7 +327,7 @@ def _find_classes(gt: dict[str, Any] | None, videos: dict[str, list[Entry]], pro
     trained = {label for video in videos["train"] for label in video.labels}
     if classes is None:
         wrong, allowed = 'no training video has it: correct it, add training videos, or set "classes"', trained
-    elif isinstance(classes, list) and all(map(_is_plain, classes)) and 0 < len(classes) == len(set(classes)):
+    elif isinstance(classes, list) and all(map(is_plain, classes)) and 0 < len(classes) == len(set(classes)):
         wrong, allowed = 'it is not in "classes" of gt.json: correct one of them', set(classes)
     else:
         problems.add("gt.json", f'"classes" is {reprlib.repr(classes)}: must be a list of different class names')
