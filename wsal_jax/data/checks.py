@@ -14,6 +14,10 @@ from jaxtyping import Float
 from wsal_jax.types import InputError
 
 
+AMBIGUOUS = "Ambiguous"
+"""The label of THUMOS14's segments that may or may not be an action; it is not a class."""
+
+
 class FolderError(InputError):
     """What is wrong with a user's folder or file: all of it in `problems`, the first 20 in the message."""
 

@@ -5,10 +5,12 @@ import tensorflow_datasets as tfds
 
 
 def features(dims: dict[str, int], class_names: list[str]) -> tfds.features.FeaturesDict:
-    """The TFDS features of a video with streams of these dimensions; n snippets, c classes, k true segments.
+    """The TFDS features of a video with streams of these dimensions; n snippets, c classes, k true segments,
+    a ambiguous ones.
 
     `labels` [c] is 1 for every class of the video; `counts` [c] says how often it occurs, -1 where that is not known.
-    `segments` [k 2] are seconds, `segment_labels` [k] class indices: for evaluation only.
+    `segments` [k 2] are seconds, `segment_labels` [k] class indices, `ambiguous` [a 2] seconds where nobody can tell:
+    for evaluation only.
     `fps`, `stride`, `offset` (frames), `duration` (seconds) place the snippets in time, see `types.Meta`.
     """
     tensor = tfds.features.Tensor
@@ -22,6 +24,7 @@ def features(dims: dict[str, int], class_names: list[str]) -> tfds.features.Feat
             "counts": tensor(shape=(len(class_names),), dtype=np.int32),
             "segments": tensor(shape=(None, 2), dtype=np.float64, encoding=raw),
             "segment_labels": tfds.features.Sequence(tfds.features.ClassLabel(names=class_names)),
+            "ambiguous": tensor(shape=(None, 2), dtype=np.float64, encoding=raw),
             "fps": scalar,
             "stride": scalar,
             "offset": scalar,

@@ -11,6 +11,7 @@ ROOT/split_train.txt, ROOT/split_test.txt            optional, one video a line
   `feature_offset_frames`          frame at the centre of snippet 0; by default half a stride;
   `duration`                       seconds; by default the end of the last snippet;
   `annotations`                    `[{"segment": [start, end], "label": name}]`, seconds, numbers or strings of numbers;
+                                   the label "Ambiguous" is no class: it says where nobody can tell;
   `labels`                         class names, for a video without annotations;
   `num_features`                   optional, only checked against the files.
 The first three may also stand once beside `database`, for all videos that do not have their own.
@@ -44,6 +45,7 @@ from tqdm import tqdm
 
 from wsal_jax.data import examples
 from wsal_jax.data.checks import (
+    AMBIGUOUS,
     FolderError,
     Problems,
     check_features,
@@ -69,6 +71,7 @@ class Entry(NamedTuple):
     segments: list[tuple[float, float]]
     """Seconds, within the video."""
     segment_labels: list[str]
+    ambiguous: list[tuple[float, float]]
     fps: float
     stride: float
     offset: float
@@ -272,7 +275,7 @@ def _read_entry(
         what = f'"num_features" is {reprlib.repr(num_features)}, but the files have {length} snippets'
         problems.add(where, f"{what}: correct or remove it, or extract the features again")
 
-    segments, segment_labels = _read_annotations(video, where, duration, stride / fps, problems)
+    segments, segment_labels, ambiguous = _read_annotations(video, where, duration, stride / fps, problems)
     labels = video.get("labels")
     if labels is None:
         labels = segment_labels
@@ -282,25 +285,28 @@ def _read_entry(
     elif segment_labels and set(labels) != set(segment_labels):
         what = f'"labels" are {sorted(set(labels))}, those of the annotations {sorted(set(segment_labels))}'
         problems.add(where, f"{what}: make them agree, or remove one")
-    return Entry(id, files, sorted(set(labels)), segments, segment_labels, fps, stride, offset, duration)
+    return Entry(id, files, sorted(set(labels)), segments, segment_labels, ambiguous, fps, stride, offset, duration)
 
 
 def _read_annotations(
     video: dict[str, Any], where: str, duration: float, snippet: float, problems: Problems
-) -> tuple[list[tuple[float, float]], list[str]]:
-    """The segments of a video, clipped to its duration, and their labels; without those that have problems.
+) -> tuple[list[tuple[float, float]], list[str], list[tuple[float, float]]]:
+    """The segments of a video, clipped to its duration, their labels, and those that are ambiguous.
+
+    Those that have problems are left out.
 
     `duration` and `snippet` (stride / fps) are seconds; a NaN leaves out the checks that need it.
     """
     annotations = video.get("annotations") or []
-    segments, labels = [], []
+    segments, labels, ambiguous = [], [], []
     for one in annotations if isinstance(annotations, list) else [annotations]:
         segment, label = (one.get("segment"), one.get("label")) if isinstance(one, dict) else (None, None)
         if not isinstance(segment, list) or len(segment) != 2 or not is_plain(label):
             what = 'must be {"segment": [start, end], "label": class name}'
             problems.add(where, f"annotation {reprlib.repr(one)} {what}")
             continue
-        labels.append(label)
+        if label != AMBIGUOUS:
+            labels.append(label)
         start, end = map(number, segment)
         if math.isnan(start + end):
             wrong = "is not two numbers"
@@ -311,10 +317,11 @@ def _read_annotations(
         elif end > duration + snippet or start >= duration:
             wrong = f"goes beyond the video ({duration:.2f} s)"
         else:
-            segments.append((start, min(end, duration)))  # with a NaN duration: end
+            of_label = ambiguous if label == AMBIGUOUS else segments
+            of_label.append((start, min(end, duration)))  # with a NaN duration: end
             continue
         problems.add(where, f"segment {reprlib.repr(segment)} {wrong}: correct it (in seconds)")
-    return segments, labels
+    return segments, labels, ambiguous
 
 
 def _find_classes(gt: dict[str, Any] | None, videos: dict[str, list[Entry]], problems: Problems) -> list[str]:
@@ -360,7 +367,7 @@ class FeatureFolder(tfds.core.GeneratorBasedBuilder):
       FolderError: on construction, with everything that is wrong with the folder.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
 
     def __init__(self, *, root: str | os.PathLike, file_format: Any = "array_record", **kwargs: Any):
         self._root = Path(root)
@@ -399,6 +406,7 @@ class FeatureFolder(tfds.core.GeneratorBasedBuilder):
                     "counts": np.array(counts if video.segments else [-1] * len(names), np.int32),
                     "segments": np.array(video.segments, np.float64).reshape(-1, 2),
                     "segment_labels": video.segment_labels,
+                    "ambiguous": np.array(video.ambiguous, np.float64).reshape(-1, 2),
                     "fps": video.fps,
                     "stride": video.stride,
                     "offset": video.offset,

@@ -82,7 +82,7 @@ def load(builder: tfds.core.DatasetBuilder, split: str) -> Dataset:
         times = {name: float(example[name]) for name in ("fps", "stride", "offset", "duration")}
         metas.append(Meta(example["id"].decode(), len(next(iter(streams.values()))), **times))
         segment_labels = np.array(example["segment_labels"], np.int64)
-        annotations.append(Annotation(example["segments"].reshape(-1, 2), segment_labels))
+        annotations.append(Annotation(example["segments"], segment_labels, example["ambiguous"]))
         labels.append(example["labels"].astype(np.float32))
         counts.append(example["counts"].astype(np.float32))
     order = np.array(sorted(range(len(metas)), key=lambda i: metas[i].id))

@@ -215,7 +215,7 @@ class SyntheticUntrimmed(tfds.core.GeneratorBasedBuilder):
         activitynet  41.9    44.2     63.9           95.9    93.9     99.4
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     BUILDER_CONFIGS = [  # noqa: RUF012
         Config(
             name="thumos",
@@ -284,6 +284,7 @@ class SyntheticUntrimmed(tfds.core.GeneratorBasedBuilder):
                     "counts": counts,
                     "segments": line.edges[:, [0, 3]],
                     "segment_labels": line.labels,
+                    "ambiguous": np.zeros((0, 2)),
                     "fps": line.fps,
                     "stride": STRIDE,
                     "offset": STRIDE / 2,

@@ -1,0 +1,224 @@
+"""Annotations in the forms in which they are published, each read into the same records, as they are: in seconds.
+
+Nothing is corrected here. What can be read and is odd all the same (a segment that ends before it starts, or after the
+video) is found by `odd_segments`, and it is for the caller to say what becomes of it.
+"""
+
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wsal_jax.data import arrays
+from wsal_jax.data.checks import AMBIGUOUS, Problems, check_id, is_plain, number, read_json, read_lines
+from wsal_jax.types import InputError
+
+
+class Record(NamedTuple):
+    """What an annotation says of one video."""
+
+    subset: str = ""
+    segments: tuple[tuple[float, float], ...] = ()
+    labels: tuple[str, ...] = ()
+    """Of each segment."""
+    ambiguous: tuple[tuple[float, float], ...] = ()
+    video_labels: tuple[str, ...] = ()
+    """The classes of the whole video where it has no segments; else those of the segments, each once."""
+    duration: float | None = None
+    fps: float | None = None
+
+
+def is_train(subset: str, subsets: set[str]) -> bool | None:
+    """Whether a video of this subset is for training (True), for testing (False), or neither (None).
+
+    Names are compared without case. "train" and "training" train. "val" and "validation" test, and so does "test" in
+    files that have no subset of those names (BaS-Net and its successors); else "test", and "testing" always, is the
+    server's, whose annotations nobody has.
+    """
+    subset, subsets = subset.lower(), {name.lower() for name in subsets}
+    if subset in ("train", "training"):
+        return True
+    if subset in ("val", "validation") or (subset == "test" and not subsets & {"val", "validation"}):
+        return False
+    return None
+
+
+def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
+    """ActivityNet's JSON and what became of it: `{"database": {<video>: {"subset", "duration", "annotations"}}}`.
+
+    Times may be strings of numbers (BaS-Net); `fps`, or `frame` (how many there are), gives the frame rate (ActionFormer,
+    OpenTAD); `labels` are the classes of a video without annotations; a segment of the label "Ambiguous" is ambiguous.
+    """
+    content = read_json(path, problems)
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not isinstance(content.get("database"), dict):
+        problems.add(path.name, 'must be {"database": {<video>: {"subset": ..., "annotations": [...]}}}')
+        return {}
+    records = {}
+    for id, video in content["database"].items():
+        if not check_id(id, path.name, problems):
+            continue
+        where = f"{path.name}: {id!r}"
+        if not isinstance(video, dict):
+            problems.add(where, "must be an object {...}")
+            continue
+        annotations = video.get("annotations") or []
+        segments, labels, ambiguous = [], [], []
+        for one in annotations if isinstance(annotations, list) else [annotations]:
+            segment, label = (one.get("segment"), one.get("label")) if isinstance(one, dict) else (None, None)
+            times = tuple(map(number, segment)) if isinstance(segment, list | tuple) else ()
+            if len(times) != 2 or np.isnan(times).any() or not is_plain(label):
+                what = 'must be {"segment": [start, end], "label": class name}, in seconds'
+                problems.add(where, f"annotation {reprlib.repr(one)} {what}")
+            elif label == AMBIGUOUS:
+                ambiguous.append(times)
+            else:
+                segments.append(times)
+                labels.append(label)
+        names = video.get("labels") or []
+        if not isinstance(names, list) or not all(map(is_plain, names)):
+            problems.add(where, f'"labels" is {reprlib.repr(names)}: must be a list of class names')
+            names = []
+        duration = _positive(video, "duration", where, problems)
+        fps, frames = _positive(video, "fps", where, problems), _positive(video, "frame", where, problems)
+        if fps is None and frames and duration:
+            fps = frames / duration
+        subset = video.get("subset")
+        records[id] = Record(
+            subset=subset if isinstance(subset, str) else "",
+            segments=tuple(segments),
+            labels=tuple(labels),
+            ambiguous=tuple(ambiguous),
+            video_labels=tuple(dict.fromkeys(labels or names)),
+            duration=duration,
+            fps=fps,
+        )
+    return records
+
+
+def _positive(video: Mapping[str, Any], key: str, where: str, problems: Problems) -> float | None:
+    """A number of a video, None where it is not given."""
+    if video.get(key) is None:
+        return None
+    value = number(video[key])
+    if not value > 0:
+        problems.add(where, f'"{key}" is {reprlib.repr(video[key])}: must be a positive number')
+        return None
+    return value
+
+
+def read_w_talc(folder: Path, problems: Problems) -> list[tuple[str, Record]]:
+    """W-TALC's folder of NumPy files, as (id, record) in their order, which is that of the features.
+
+    `videoname`, `subset`, `segments`, `labels` (of the segments), `labels_all` (of the videos), `duration` (seconds) and
+    `original_fps`, all of one length, as bytes or str, pickled or not (no pickle is executed); `Ambiguous_<subset>.txt`.
+    `duration` and `original_fps` may be absent. `labels_all`, which is wrong for some videos, counts only where a video
+    has no segments.
+    """
+    columns: dict[str, Any] = {}
+    for name in ("videoname", "subset", "segments", "labels", "labels_all", "duration", "original_fps"):
+        path = folder / f"{name}.npy"
+        if path.exists():
+            try:
+                columns[name] = arrays.read_npy(path)
+            except InputError as error:
+                problems.add(f"{folder.name}/{path.name}", str(error))
+        elif name not in ("labels_all", "duration", "original_fps"):
+            problems.add(f"{folder.name}/{path.name}", "is missing")
+    if problems:
+        return []
+    sizes = {name: len(column) for name, column in columns.items()}
+    if len(set(sizes.values())) > 1:
+        problems.add(folder.name, f"lengths differ: {sizes}: take all files from one place")
+        return []
+    ambiguous: dict[str, list[tuple[float, float]]] = {}
+    for path in sorted(folder.glob(f"{AMBIGUOUS}_*.txt")):
+        for id, segment in read_times(path, problems):
+            ambiguous.setdefault(id, []).append(segment)
+    records = []
+    for i in range(sizes["videoname"]):
+        id, where = _text(columns["videoname"][i]), f"{folder.name}: video {i}"
+        if not check_id(id, where, problems):
+            continue
+        try:
+            segments = [(float(start), float(end)) for start, end in columns["segments"][i]]
+            labels = [_text(label) for label in columns["labels"][i]]
+            video_labels = [_text(label) for label in columns["labels_all"][i]] if "labels_all" in columns else []
+            numbers = {n: float(np.ravel(columns[n][i])[0]) for n in ("duration", "original_fps") if n in columns}
+        except (TypeError, ValueError, IndexError) as error:
+            problems.add(f"{folder.name}: {id!r}", f"cannot be read ({error})")
+            continue
+        if len(segments) != len(labels) or not np.isfinite([*np.ravel(segments), *numbers.values()]).all():
+            what = f"has {len(segments)} segments, {len(labels)} labels of segments, {numbers}: they must be as many, and finite"
+            problems.add(f"{folder.name}: {id!r}", what)
+            continue
+        record = Record(
+            subset=_text(columns["subset"][i]),
+            segments=tuple(segments),
+            labels=tuple(labels),
+            ambiguous=tuple(ambiguous.get(id, ())),
+            video_labels=tuple(dict.fromkeys(labels or video_labels)),
+            duration=numbers.get("duration"),
+            fps=numbers.get("original_fps"),
+        )
+        records.append((id, record))
+    return records
+
+
+def _text(value: Any) -> str:
+    """Python 2 pickles hold bytes where Python 3 has str."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def read_times(path: Path, problems: Problems) -> list[tuple[str, tuple[float, float]]]:
+    """THUMOS14's text files: `<video> <start> <end>` a line, in seconds, any number of spaces between."""
+    found = []
+    for line in read_lines(path, problems):
+        words = line.split()
+        times = tuple(map(number, words[1:]))
+        if len(times) != 2 or np.isnan(times).any() or not check_id(words[0], path.name, problems):
+            problems.add(path.name, f"the line {reprlib.repr(line)} is not <video> <start> <end>, in seconds")
+        else:
+            found.append((words[0], times))
+    return found
+
+
+def read_thumos_text(folder: Path, problems: Problems) -> dict[str, Record]:
+    """THUMOS14's annotations as published: a file `<class>_val.txt` or `<class>_test.txt` for each class and Ambiguous."""
+    segments: dict[str, list[tuple[tuple[float, float], str]]] = {}
+    subsets = {}
+    for path in sorted((*folder.glob("*_val.txt"), *folder.glob("*_test.txt"))):
+        label, _, subset = path.stem.rpartition("_")
+        for id, times in read_times(path, problems):
+            segments.setdefault(id, []).append((times, label))
+            subsets[id] = subset
+    records = {}
+    for id, of_video in segments.items():
+        labels = tuple(label for _, label in of_video if label != AMBIGUOUS)
+        records[id] = Record(
+            subset=subsets[id],
+            segments=tuple(times for times, label in of_video if label != AMBIGUOUS),
+            labels=labels,
+            ambiguous=tuple(times for times, label in of_video if label == AMBIGUOUS),
+            video_labels=tuple(dict.fromkeys(labels)),
+        )
+    return records
+
+
+def odd_segments(record: Record, duration: float, tolerance: float) -> list[tuple[int, str]]:
+    """The segments, by index, that cannot be right, and why.
+
+    They end before or when they start, start before 0, or reach more than `tolerance` seconds beyond `duration`.
+    """
+    odd = []
+    for i, (start, end) in enumerate(record.segments):
+        if end <= start:
+            odd.append((i, "does not end after it starts"))
+        elif start < 0:
+            odd.append((i, "starts before 0"))
+        elif end > duration + tolerance:
+            odd.append((i, f"ends after the video ({duration:.2f} s)"))
+    return odd
