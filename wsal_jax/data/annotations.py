@@ -48,8 +48,9 @@ def is_train(subset: str, subsets: set[str]) -> bool | None:
 def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
     """ActivityNet's JSON and what became of it: `{"database": {<video>: {"subset", "duration", "annotations"}}}`.
 
-    Times may be strings of numbers (BaS-Net); `fps`, or `frame` (how many there are), gives the frame rate (ActionFormer,
-    OpenTAD); `labels` are the classes of a video without annotations; a segment of the label "Ambiguous" is ambiguous.
+    Times may be strings of numbers (BaS-Net); `fps`, or `frame` (how many there are), gives the frame rate
+    (ActionFormer, OpenTAD); `labels` are the classes of a video without annotations; a segment of the label "Ambiguous"
+    is ambiguous.
     """
     content = read_json(path, problems)
     if content is None:
@@ -113,10 +114,10 @@ def _positive(video: Mapping[str, Any], key: str, where: str, problems: Problems
 def read_w_talc(folder: Path, problems: Problems) -> list[tuple[str, Record]]:
     """W-TALC's folder of NumPy files, as (id, record) in their order, which is that of the features.
 
-    `videoname`, `subset`, `segments`, `labels` (of the segments), `labels_all` (of the videos), `duration` (seconds) and
-    `original_fps`, all of one length, as bytes or str, pickled or not (no pickle is executed); `Ambiguous_<subset>.txt`.
-    `duration` and `original_fps` may be absent. `labels_all`, which is wrong for some videos, counts only where a video
-    has no segments.
+    `videoname`, `subset`, `segments`, `labels` (of the segments), `labels_all` (of the videos), `duration` (seconds)
+    and `original_fps`, all of one length, as bytes or str, pickled or not (no pickle is executed); and
+    `Ambiguous_<subset>.txt`. The last three of the arrays may be absent. `labels_all`, which is wrong for some videos,
+    counts only where a video has no segments.
     """
     columns: dict[str, Any] = {}
     for name in ("videoname", "subset", "segments", "labels", "labels_all", "duration", "original_fps"):
@@ -152,7 +153,7 @@ def read_w_talc(folder: Path, problems: Problems) -> list[tuple[str, Record]]:
             problems.add(f"{folder.name}: {id!r}", f"cannot be read ({error})")
             continue
         if len(segments) != len(labels) or not np.isfinite([*np.ravel(segments), *numbers.values()]).all():
-            what = f"has {len(segments)} segments, {len(labels)} labels of segments, {numbers}: they must be as many, and finite"
+            what = f"has {len(segments)} segments and {len(labels)} labels of them: must be as many, and finite"
             problems.add(f"{folder.name}: {id!r}", what)
             continue
         record = Record(
@@ -187,7 +188,7 @@ def read_times(path: Path, problems: Problems) -> list[tuple[str, tuple[float, f
 
 
 def read_thumos_text(folder: Path, problems: Problems) -> dict[str, Record]:
-    """THUMOS14's annotations as published: a file `<class>_val.txt` or `<class>_test.txt` for each class and Ambiguous."""
+    """THUMOS14's annotations as published: `<class>_val.txt` or `<class>_test.txt` for each class and Ambiguous."""
     segments: dict[str, list[tuple[tuple[float, float], str]]] = {}
     subsets = {}
     for path in sorted((*folder.glob("*_val.txt"), *folder.glob("*_test.txt"))):

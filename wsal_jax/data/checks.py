@@ -13,7 +13,6 @@ from jaxtyping import Float
 
 from wsal_jax.types import InputError
 
-
 AMBIGUOUS = "Ambiguous"
 """The label of THUMOS14's segments that may or may not be an action; it is not a class."""
 
