@@ -29,21 +29,21 @@ A split file decides which videos a split has; features that it does not name ar
 `check` finds everything that is wrong with a folder. It runs when a builder is made of data that are not built yet.
 """
 
-import hashlib
 import math
 import os
 import re
 import reprlib
 from collections import Counter
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float
 from tqdm import tqdm
 
-from wsal_jax.data import examples
+from wsal_jax.data.builder import SPLITS, STREAMS, Entry, Folder, FolderBuilder, fingerprint, state_of
 from wsal_jax.data.checks import (
     AMBIGUOUS,
     FolderError,
@@ -55,37 +55,6 @@ from wsal_jax.data.checks import (
     read_json,
     read_lines,
 )
-
-SPLITS = ("train", "test")
-STREAMS = ("rgb", "flow")
-
-
-class Entry(NamedTuple):
-    """A video: where its features are, and what `gt.json` says of it, with the defaults filled in."""
-
-    id: str
-    files: dict[str, Path]
-    """By stream, or of both streams by "joint"; relative to the root."""
-    labels: list[str]
-    """The classes that occur, each once."""
-    segments: list[tuple[float, float]]
-    """Seconds, within the video."""
-    segment_labels: list[str]
-    ambiguous: list[tuple[float, float]]
-    fps: float
-    stride: float
-    offset: float
-    duration: float
-
-
-class Folder(NamedTuple):
-    """A checked feature folder."""
-
-    dims: dict[str, int]
-    """Feature dimension of each stream."""
-    classes: list[str]
-    videos: dict[str, list[Entry]]
-    """By split."""
 
 
 def check(root: str | os.PathLike) -> Folder:
@@ -123,7 +92,7 @@ def check(root: str | os.PathLike) -> Folder:
             dims[stream][f"features/{split}: {id!r}"] = values.shape[1]
         if gt and id in gt["database"]:
             length = len(next(iter(features.values()))) if features else None
-            entry = _read_entry(id, files, length, gt, problems)
+            entry = _read_entry(root, id, files, length, gt, problems)
             if entry:
                 videos[split].append(entry)
         elif gt:
@@ -226,6 +195,15 @@ def _read_features(root: Path, files: dict[str, Path], problems: Problems) -> di
     return features
 
 
+def _load(root: Path, files: dict[str, Path]) -> dict[str, Float[np.ndarray, "_ _"]]:
+    """Features that were checked, and must still be as they were."""
+    problems = Problems()
+    features = _read_features(root, files, problems)
+    if problems:
+        raise FolderError(root, problems.lines())
+    return features
+
+
 def _read_array(path: Path, name: str, problems: Problems) -> Float[np.ndarray, "n d"] | None:
     if not path.is_file():
         problems.add(name, "is not a file (or a broken link): remove it, or put the features there")
@@ -240,7 +218,7 @@ def _read_array(path: Path, name: str, problems: Problems) -> Float[np.ndarray, 
 
 
 def _read_entry(
-    id: str, files: dict[str, Path], length: int | None, gt: dict[str, Any], problems: Problems
+    root: Path, id: str, files: dict[str, Path], length: int | None, gt: dict[str, Any], problems: Problems
 ) -> Entry | None:
     """What `gt.json` says of a video with `length` snippets (None: not known); None where that is of no use.
 
@@ -285,7 +263,8 @@ def _read_entry(
     elif segment_labels and set(labels) != set(segment_labels):
         what = f'"labels" are {sorted(set(labels))}, those of the annotations {sorted(set(segment_labels))}'
         problems.add(where, f"{what}: make them agree, or remove one")
-    return Entry(id, files, sorted(set(labels)), segments, segment_labels, ambiguous, fps, stride, offset, duration)
+    load = partial(_load, root, files)
+    return Entry(id, load, sorted(set(labels)), segments, segment_labels, ambiguous, fps, stride, offset, duration)
 
 
 def _read_annotations(
@@ -345,23 +324,8 @@ def _find_classes(gt: dict[str, Any] | None, videos: dict[str, list[Entry]], pro
     return sorted(trained) if classes is None else classes
 
 
-def _fingerprint(root: Path) -> str:
-    """A hash of the content of gt.json and the split files, and of the names, sizes and times of the feature files."""
-    texts = [root / name for name in ("gt.json", *(f"split_{split}.txt" for split in SPLITS))]
-    parts: list[Any] = [(path.name, path.read_bytes()) for path in texts if path.is_file()]
-    for split in SPLITS:
-        for path in (path for files in _find_files(root, split).values() for path in files.values()):
-            if (root / path).exists():
-                stat = (root / path).stat()
-                parts.append((path.as_posix(), stat.st_size, stat.st_mtime_ns))
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-class FeatureFolder(tfds.core.GeneratorBasedBuilder):
-    """Features of your own; the module says how the folder must look.
-
-    What is built is kept under a config name made of the folder's name and a fingerprint of its files: of changed data,
-    a new builder builds anew, and what was built before stays. The files are checked where they are not yet built.
+class FeatureFolder(FolderBuilder):
+    """Features of your own; `wsal_jax.data.feature_folder` says how the folder must look.
 
     Raises:
       FolderError: on construction, with everything that is wrong with the folder.
@@ -369,49 +333,24 @@ class FeatureFolder(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.1.0")
 
-    def __init__(self, *, root: str | os.PathLike, file_format: Any = "array_record", **kwargs: Any):
+    def __init__(self, *, root: str | os.PathLike, **kwargs: Any):
         self._root = Path(root)
-        self._fingerprint = _fingerprint(self._root)
-        self._checked: Folder | None = None
         name = re.sub(r"[^\w.-]", "_", self._root.resolve().name, flags=re.ASCII)
-        config = tfds.core.BuilderConfig(name=f"{name}-{self._fingerprint}")
-        super().__init__(config=config, file_format=file_format, **kwargs)
-        self._original_state = {"root": root, "file_format": file_format, **kwargs}  # what TFDS pickles
+        super().__init__(name=name, kwargs={"root": root, **kwargs}, **kwargs)
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = None  # TFDS reads them from what is built
-        if not self.is_prepared():
-            self._checked = check(self._root)
-            features = examples.features(self._checked.dims, self._checked.classes)
-        return tfds.core.DatasetInfo(builder=self, description="A folder of snippet features.", features=features)
+    @property
+    def root(self) -> Path:
+        return self._root
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        folder = self._checked or check(self._root)  # built before, and to be built again
-        return {split: self._generate_examples(folder.videos[split]) for split in SPLITS}
+    def _check(self) -> Folder:
+        return check(self._root)
 
-    def _generate_examples(self, videos: list[Entry]):
-        names = examples.class_names(self.info)
-        for video in videos:
-            problems = Problems()
-            features = _read_features(self._root, video.files, problems)
-            if problems:
-                raise FolderError(self._root, problems.lines())
-            counts = [video.segment_labels.count(name) for name in names]
-            yield (
-                video.id,
-                {
-                    "id": video.id,
-                    "features": features,
-                    "labels": np.array([name in video.labels for name in names], np.int32),
-                    "counts": np.array(counts if video.segments else [-1] * len(names), np.int32),
-                    "segments": np.array(video.segments, np.float64).reshape(-1, 2),
-                    "segment_labels": video.segment_labels,
-                    "ambiguous": np.array(video.ambiguous, np.float64).reshape(-1, 2),
-                    "fps": video.fps,
-                    "stride": video.stride,
-                    "offset": video.offset,
-                    "duration": video.duration,
-                },
-            )
-        if _fingerprint(self._root) != self._fingerprint:
-            raise FolderError(self._root, ["changed since it was checked: make a new builder"])
+    def _take_fingerprint(self) -> str:
+        """Of the content of gt.json and the split files, and of the names, sizes and times of the feature files."""
+        texts = [self._root / name for name in ("gt.json", *(f"split_{split}.txt" for split in SPLITS))]
+        parts: list[Any] = [(path.name, path.read_bytes()) for path in texts if path.is_file()]
+        for split in SPLITS:
+            for path in (path for files in _find_files(self._root, split).values() for path in files.values()):
+                if (self._root / path).exists():
+                    parts.append((path.as_posix(), *state_of(self._root / path)))
+        return fingerprint(parts)
