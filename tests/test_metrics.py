@@ -148,7 +148,8 @@ def test_average_precision_of_random_rankings():
 
 def one_class(found, truth, *ious):
     """AP of the only class, of video "v" alone."""
-    return metrics.detection_ap({"v": detections(*found)}, {"v": annotation(*truth)}, 1, np.array(ious))[:, 0].tolist()
+    found, truth = {"v": detections(*found)}, {"v": annotation(*truth)}
+    return metrics.detection_map(found, truth, 1, np.array(ious)).ap[:, 0].tolist()
 
 
 def test_a_threshold_that_is_met_exactly_is_a_hit():
@@ -174,7 +175,7 @@ def test_scores_rank_over_all_videos():
     truth = {"v": annotation((0, 10, 0)), "w": annotation((0, 10, 0))}
     found = {"v": detections((0, 10, 0, 0.3), (20, 30, 0, 0.2)), "w": detections((20, 30, 0, 0.4), (0, 10, 0, 0.1))}
     # In order: miss, hit, miss, hit: precision 1/2 at both.
-    assert metrics.detection_ap(found, truth, 1, np.array([0.5])).tolist() == [[0.5]]
+    assert metrics.detection_map(found, truth, 1, np.array([0.5])).ap.tolist() == [[0.5]]
 
 
 def test_other_videos_and_other_classes_are_false_positives():
@@ -183,25 +184,25 @@ def test_other_videos_and_other_classes_are_false_positives():
     before = detections((0, 10, 0, 0.9))
     iou = np.array([0.5])
     for video in ("not annotated", "w"):
-        assert metrics.detection_ap({video: before, "v": hit}, truth, 2, iou)[0].tolist() == [0.5, 0]
+        assert metrics.detection_map({video: before, "v": hit}, truth, 2, iou).ap[0].tolist() == [0.5, 0]
 
 
 def test_classes_without_detections_or_without_truth():
     truth = {"v": annotation((0, 10, 0), (0, 10, 2)), "empty": annotation()}
     found = {"v": detections((0, 10, 0, 0.5), (0, 10, 1, 0.9)), "empty": detections()}
-    result = metrics.detection_ap(found, truth, 4, np.array([0.5, 0.7]))
+    result = metrics.detection_map(found, truth, 4, np.array([0.5, 0.7])).ap
     np.testing.assert_array_equal(result, [[1, np.nan, 0, np.nan]] * 2)
-    np.testing.assert_array_equal(metrics.detection_ap({}, truth, 4, np.array([0.5])), [[0, np.nan, 0, np.nan]])
-    assert np.isnan(metrics.detection_ap({}, {}, 4, np.array([0.5]))).all()
+    np.testing.assert_array_equal(metrics.detection_map({}, truth, 4, np.array([0.5])).ap, [[0, np.nan, 0, np.nan]])
+    assert np.isnan(metrics.detection_map({}, {}, 4, np.array([0.5])).ap).all()
 
 
 @pytest.mark.parametrize("label", [-1, 2])
 def test_a_label_out_of_range_is_an_error(label):
     good = {"v": annotation((0, 10, 0))}
     with pytest.raises(ValueError, match="detections of video 'w'"):
-        metrics.detection_ap({"w": detections((0, 1, label, 1))}, good, 2, np.array([0.5]))
+        metrics.detection_map({"w": detections((0, 1, label, 1))}, good, 2, np.array([0.5]))
     with pytest.raises(ValueError, match="truth of video 'w'"):
-        metrics.detection_ap({}, {**good, "w": annotation((0, 1, label))}, 2, np.array([0.5]))
+        metrics.detection_map({}, {**good, "w": annotation((0, 1, label))}, 2, np.array([0.5]))
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -231,11 +232,11 @@ def test_detection_ap_is_the_official_rule(seed):
         )
     ious = [Fraction(j, 10) for j in range(1, 10)]
     expected = [[float(exact_detection_ap(found, truth, c, iou)) for c in range(classes)] for iou in ious]
-    result = metrics.detection_ap(found, truth, classes, np.array(metrics.IOUS))
+    result = metrics.detection_map(found, truth, classes, np.array(metrics.IOUS)).ap
     np.testing.assert_allclose(result, expected, atol=1e-12)
     # Neither the order of videos in the truth nor any increasing function of the scores matters.
     found = {video: d._replace(scores=np.exp(d.scores) - 7) for video, d in found.items()}
-    again = metrics.detection_ap(found, dict(reversed(truth.items())), classes, np.array(metrics.IOUS))
+    again = metrics.detection_map(found, dict(reversed(truth.items())), classes, np.array(metrics.IOUS)).ap
     np.testing.assert_array_equal(again, result)
 
 
@@ -256,7 +257,7 @@ def test_published_detections_of_stpn():
         for video, entries in results.items()
     }
     assert (len(truth), len(names), sum(len(d.labels) for d in found.values())) == (210, 20, 9151)
-    result = 100 * np.nanmean(metrics.detection_ap(found, truth, len(names), np.array(metrics.IOUS)), axis=1)
+    result = 100 * metrics.detection_map(found, truth, len(names), np.array(metrics.IOUS)).mean
     # Officially 52.12 44.20 34.70 26.06 17.71 10.09 4.99 1.34 0.10, from an unstable order of equal overlaps.
     np.testing.assert_allclose(result, [52.10, 44.22, 34.72, 26.07, 17.71, 10.09, 4.99, 1.34, 0.10], atol=0.01)
 

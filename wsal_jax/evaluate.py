@@ -96,8 +96,7 @@ def measure(
     table = {}
     for name, detections in rows.items():
         found = {data.metas[i].id: detections[i] for i in known}
-        ap = metrics.detection_ap(found, truth, len(data.class_names), np.array(metrics.IOUS))
-        by_iou = 100 * np.nanmean(ap, axis=1)
+        by_iou = 100 * metrics.detection_map(found, truth, len(data.class_names), np.array(metrics.IOUS)).mean
         table[name] = {f"{iou:.1f}": float(x) for iou, x in zip(metrics.IOUS, by_iou)}
         table[name]["average"] = float(by_iou.mean())
         if name in scores:

@@ -1,18 +1,109 @@
-"""Temporal IoU, average precision, and detection mAP by the rule of the official ActivityNet evaluator.
+"""Temporal IoU, average precision, and mAP of detection, classification and highlights under the rules in use.
 
-NumPy, on the host. Average precision is always a fraction, per class; `np.nanmean` over classes is the mAP, for a class
-that does not occur in the ground truth has NaN.
+Published numbers on the same data come from evaluators that differ: `PROTOCOLS` has them by name. NumPy, on the host.
+Average precision is always a fraction, per class, and NaN for a class that does not occur in the ground truth.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int, Num
 
-from wsal_jax.types import Annotation, Detections
+from wsal_jax.types import Annotation, Detections, InputError
 
 IOUS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Thresholds of THUMOS14. `np.linspace(0.1, 0.9, 9)[2]` is above 0.3 and would miss an overlap of exactly 3 / 10."""
+
+FALSE, FORGIVEN = -1, -2
+"""In `Matched.taken`: a false positive, and a detection that counts neither as that nor as a hit."""
+
+SNIPPETS_PER_SECOND = 25 / 16
+"""The grid of I3D features of 16 frames at 25 fps, which W-TALC and its successors evaluate on."""
+
+
+class Protocol(NamedTuple):
+    """The rule of an evaluator. In all, each IoU threshold is matched for itself, and no true segment is hit twice."""
+
+    matching: str
+    """"best": the detections of a class in rank order each take, of the true segments that are free and overlap
+    enough, the one that they overlap most (of equal overlaps the last). "first": they take the first in file order.
+    "truth": the true segments in file order each take, of the free detections of the video that overlap enough, the
+    one that overlaps most (of equal overlaps the best in rank)."""
+    strict: bool
+    """An IoU of exactly the threshold does not do."""
+    interpolated: bool
+    """AP is interpolated as in VOC 2011, or the mean over the positives of the precision as it is."""
+    ambiguous: str
+    """What becomes of detections that overlap an ambiguous segment of the video by any length: "count" as all others;
+    "drop" all of them, even where they would hit; "forgive" those that do not hit: they are no false positives."""
+    round_truth: bool
+    """True and ambiguous segments go to whole snippets: Python 3's `round(seconds * 25 / 16)`, half to even."""
+    round_detections: bool
+    """So do detections."""
+    min_snippets: int
+    """Detections of fewer snippets are dropped."""
+    undetected: str
+    """What it means that no detection is left of a class with true segments: its AP is 0 ("class"), or the mAP over all
+    classes is ("all")."""
+
+
+PROTOCOLS = {
+    "activitynet": Protocol("best", False, True, "count", False, False, 0, "class"),
+    "thumos_kit": Protocol("truth", True, False, "forgive", False, False, 0, "class"),
+    "wtalc": Protocol("first", False, False, "drop", True, True, 2, "all"),
+    "grid": Protocol("best", False, True, "drop", True, False, 0, "class"),
+}
+"""The rules by name. Which videos are in the ground truth is up to the caller: papers take 210 to 213 of THUMOS14's.
+
+`activitynet`: `eval_detection.py` of the official ActivityNet evaluator; also that of BaS-Net and its successors, on
+210 videos of THUMOS14. A second detection of a segment can still hit its neighbour, unlike in the VOC rule. Of several
+equally overlapped segments the official code takes any, by an unstable `argsort`; in 15 cases of the published STPN
+detections it matters, and mAP@0.1 is 52.12 there and 52.10 here. Officially, a detection of a class without true
+segments is a KeyError (here it does not count), and two segments without length match (here they do not).
+
+`thumos_kit`: `TH14evalDet` of the THUMOS Challenge 2014 in Matlab, as its later copies have it (the first release
+interpolated AP at 11 points).
+
+`wtalc`: `detectionMAP.py` of W-TALC (Paul et al. 2018), with 212 videos. There, detections are runs of snippets; ours,
+in seconds, are rounded to them. It scores only videos that have true segments; here, detections in the others are
+false positives, as in all protocols. Its grid of 10 / 4 snippets a second for UntrimmedNet features is left out.
+
+`grid`: CO2-Net (Hong et al. 2021) and its successors, with 212 videos: the official code on snippets. There, detections
+are runs of snippets and the overlap with ambiguous segments is counted in whole ones, which is the same for such
+detections; in the published code no detection is dropped if the file of ambiguous segments is not where it looks.
+"""
+
+
+class Matched(NamedTuple):
+    """The detections of one class over all videos, best first, without those that the protocol drops."""
+
+    videos: Int[np.ndarray, " k"]
+    """Index of the video among the ids of the truth, in its order, and then the ids that only the detections have."""
+    index: Int[np.ndarray, " k"]
+    """Place of the detection in the `Detections` of its video."""
+    scores: Float[np.ndarray, " k"]
+    taken: Int[np.ndarray, "i k"]
+    """By IoU threshold: the true segment that it hits, as its place in the `Annotation` of the video; else `FALSE`, or
+    `FORGIVEN`."""
+    num_positive: Int[np.ndarray, " v"]
+    """How many true segments of the class each video has."""
+
+
+class DetectionMap(NamedTuple):
+    ap: Float[np.ndarray, "i c"]
+    """By IoU threshold and class; NaN for a class without true segments."""
+    mean: Float[np.ndarray, " i"]
+    """The protocol's mAP, over the classes that have true segments; NaN if none has."""
+    videos: int
+    """Of the truth."""
+    classes: int
+    """That have true segments."""
+    instances: int
+    """True segments."""
+    detections: int
+    """Of all classes, without those that the protocol drops."""
 
 
 def temporal_iou(a: Float[np.ndarray, "k 2"], b: Float[np.ndarray, "l 2"]) -> Float[np.ndarray, "k l"]:
@@ -21,97 +112,223 @@ def temporal_iou(a: Float[np.ndarray, "k 2"], b: Float[np.ndarray, "l 2"]) -> Fl
     Lengths are `end - start`; many code bases add 1, which is right for inclusive indices only. Segments that do not
     overlap, have no length, or end before they start have IoU 0, with themselves too.
     """
-    a, b = np.asarray(a, np.float64)[:, None], np.asarray(b, np.float64)[None]
+    return _iou(np.asarray(a, np.float64)[:, None], np.asarray(b, np.float64)[None])
+
+
+def _iou(a: Float[np.ndarray, "*#k 2"], b: Float[np.ndarray, "*#k 2"]) -> Float[np.ndarray, "..."]:
+    """`temporal_iou` element by element."""
     intersection = np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0])
     union = (a[..., 1] - a[..., 0]) + (b[..., 1] - b[..., 0]) - intersection
     return np.divide(intersection, union, out=np.zeros_like(union), where=intersection > 0)
 
 
-def average_precision(scores: Float[np.ndarray, " k"], hits: Bool[np.ndarray, " k"], num_positive: int) -> float:
-    """All-point interpolated average precision of VOC 2011: the mean over the positives of the interpolated precision.
+def average_precision(
+    scores: Float[np.ndarray, " k"], hits: Bool[np.ndarray, " k"], num_positive: int, interpolate: bool = True
+) -> float:
+    """The mean over the positives of the precision at their rank; by default interpolated as in VOC 2011.
 
-    The precision at a hit is interpolated to the best precision at this or any lower score; a positive that is not
-    hit counts 0. Equal scores rank in input order (a stable sort), so the result is always the same.
+    Interpolated, the precision at a hit is the best precision at this or any lower score. A positive that is not hit
+    counts 0. Equal scores rank in input order (a stable sort), so the result is always the same.
 
     Returns NaN if there is no positive, and 0 if there is no hit.
     """
     if num_positive == 0:
         return np.nan
-    hits = hits[np.argsort(-scores, kind="stable")]
-    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
-    interpolated = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(interpolated[hits].sum() / num_positive)
+    hits = hits[np.argsort(-scores, kind="stable")][None]
+    return float(_average_precision(hits, np.ones_like(hits), num_positive, interpolate)[0])
 
 
-def detection_ap(
+def _average_precision(
+    hits: Bool[np.ndarray, "i k"], counts: Bool[np.ndarray, "i k"], num_positive: int, interpolate: bool
+) -> Float[np.ndarray, " i"]:
+    """Of detections that are ranked; those that do not count are neither hits nor false positives."""
+    precision = np.cumsum(hits, axis=1) / np.maximum(np.cumsum(counts, axis=1), 1)
+    if interpolate:
+        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    return (precision * hits).sum(axis=1) / num_positive
+
+
+def match(
     detections: Mapping[str, Detections],
     truth: Mapping[str, Annotation],
     num_classes: int,
     ious: Float[np.ndarray, " i"],
-) -> Float[np.ndarray, "i c"]:
-    """Average precision of detections by video id, for each IoU threshold and class: protocol `activitynet`.
+    protocol: str = "activitynet",
+) -> list[Matched]:
+    """Which detection hits which true segment of its class and video, for each class, by a rule of `PROTOCOLS`.
 
-    The rule of `eval_detection.py` of the official ActivityNet evaluator. The detections of a class are ranked by score
-    over all videos. In this order each takes, of the true segments of its class and video that are not taken yet, the
-    one it overlaps most, and is a hit if their temporal IoU is >= the threshold; otherwise it takes none and is a false
-    positive. So a second detection of a segment can still hit its neighbour, unlike in the VOC rule. Each threshold
-    is matched for itself. Detections in a video that `truth` does not have, or that lacks the class, are false
-    positives.
+    Detections and truth are by video id. The detections of a class rank by score over all videos; equal scores in the
+    order of the videos in `detections`, then in input order. Detections in a video that `truth` does not have, or that
+    lacks the class, are false positives. Segments that do not overlap never match, whatever the threshold.
 
-    A class with true segments and no detection has AP 0. A class without true segments has NaN.
-
-    Of several equally overlapped segments the last is taken. The official code leaves that to an unstable `argsort`,
-    reversed; in 15 cases of the published STPN detections it matters, and mAP@0.1 is 52.12 there and 52.10 here.
-
-    How we differ: equal scores rank in the order of the videos in `detections`, then in input order (officially
-    up to `argsort`); detections of a class without true segments do not count (officially a
-    KeyError); two segments without length do not match (officially 0 / 0 does).
+    It takes time and memory in proportion to the pairs of a detection and a true segment of its class and video.
 
     Raises:
+      InputError: a protocol that is not there.
       ValueError: a label that is not in [0, num_classes); the message names the video.
     """
-    for kind, videos in (("detections", detections), ("truth", truth)):
-        for name, video in videos.items():
-            if np.any((video.labels < 0) | (video.labels >= num_classes)):
-                raise ValueError(
-                    f"{kind} of video {name!r}: labels {np.unique(video.labels)} are not all in [0, {num_classes}); "
-                    "number the classes of detections and truth in the same way, and pass how many there are"
-                )
-    num_positive = np.bincount(
-        np.concatenate([np.zeros(0, int), *(video.labels for video in truth.values())]), minlength=num_classes
+    rule = _rule(protocol)
+    _check_labels("detections", detections, num_classes)
+    _check_labels("truth", truth, num_classes)
+    videos = {video: i for i, video in enumerate([*truth, *(video for video in detections if video not in truth)])}
+    to_grid = SNIPPETS_PER_SECOND if rule.round_truth else 1.0
+
+    # Everything of all videos in one row: the detections, what is true, what is ambiguous.
+    segments = to_grid * _concatenate([d.segments for d in detections.values()], (0, 2))
+    labels = _concatenate([d.labels for d in detections.values()], 0, int)
+    scores = _concatenate([d.scores for d in detections.values()], 0)
+    sizes = [len(d.labels) for d in detections.values()]
+    video = np.repeat(np.array([videos[name] for name in detections], int), sizes)
+    index = _concatenate([np.arange(size) for size in sizes], 0, int)
+    true_segments = to_grid * _concatenate([a.segments for a in truth.values()], (0, 2))
+    true_labels = _concatenate([a.labels for a in truth.values()], 0, int)
+    true_sizes = [len(a.labels) for a in truth.values()]
+    true_video = np.repeat(np.arange(len(truth)), true_sizes)
+    true_index = _concatenate([np.arange(size) for size in true_sizes], 0, int)
+    ambiguous = to_grid * _concatenate([a.ambiguous for a in truth.values()], (0, 2))
+    ambiguous_video = np.repeat(np.arange(len(truth)), [len(a.ambiguous) for a in truth.values()])
+    if rule.round_truth:
+        true_segments, ambiguous = np.rint(true_segments), np.rint(ambiguous)
+    if rule.round_detections:
+        segments = np.rint(segments)
+
+    in_doubt = np.zeros(len(segments), bool)
+    if rule.ambiguous != "count":
+        in_doubt[_overlaps(segments, video, ambiguous, ambiguous_video, 0.0)[0]] = True
+    ranked = np.lexsort((-scores, labels))
+    if rule.min_snippets:
+        ranked = ranked[(segments[:, 1] - segments[:, 0] >= rule.min_snippets)[ranked]]
+    if rule.ambiguous == "drop":
+        ranked = ranked[~in_doubt[ranked]]
+    segments, labels, scores, video, index, in_doubt = (
+        x[ranked] for x in (segments, labels, scores, video, index, in_doubt)
     )
-    scores = [[np.zeros(0)] for _ in range(num_classes)]
-    hits = [[np.zeros((0, len(ious)), bool)] for _ in range(num_classes)]
-    nothing = Annotation(np.zeros((0, 2)), np.zeros(0, int))
-    for name, video in detections.items():
-        true = truth.get(name, nothing)
-        order = np.argsort(-video.scores, kind="stable")
-        for c in np.unique(video.labels):
-            of_class = order[video.labels[order] == c]
-            overlap = temporal_iou(video.segments[of_class], true.segments[true.labels == c])
-            scores[c].append(video.scores[of_class])
-            hits[c].append(_match(overlap, ious))
-    ap = np.empty((len(ious), num_classes))
-    for c in range(num_classes):
-        of_class, hit = np.concatenate(scores[c]), np.concatenate(hits[c])
-        ap[:, c] = [average_precision(of_class, hit[:, i], int(num_positive[c])) for i in range(len(ious))]
-    return ap
+
+    groups, true_groups = labels * len(videos) + video, true_labels * len(videos) + true_video
+    k, j, overlap = _overlaps(segments, groups, true_segments, true_groups, ious.min(initial=np.inf))
+    # Pairs by who chooses, in the order in which they do, then by what they like better.
+    by_wish = np.lexsort({"best": (-j, -overlap, k), "first": (j, k), "truth": (k, -overlap, j)}[rule.matching])
+    k, j, overlap = k[by_wish], j[by_wish], overlap[by_wish]
+    taken = np.full((len(ious), len(segments)), FALSE)
+    for i, iou in enumerate(ious):
+        enough = np.flatnonzero(overlap > iou if rule.strict else overlap >= iou)
+        chooser, chosen = (j, k) if rule.matching == "truth" else (k, j)
+        pairs = enough[_choose(chooser[enough], chosen[enough])]
+        taken[i, k[pairs]] = true_index[j[pairs]]
+    if rule.ambiguous == "forgive":
+        taken[(taken == FALSE) & in_doubt] = FORGIVEN
+
+    num_positive = np.bincount(true_groups, minlength=num_classes * len(videos)).reshape(num_classes, len(videos))
+    bounds = np.searchsorted(labels, np.arange(num_classes + 1))
+    return [
+        Matched(video[a:b], index[a:b], scores[a:b], taken[:, a:b], num_positive[c])
+        for c, (a, b) in enumerate(itertools.pairwise(bounds))
+    ]
 
 
-def _match(overlap: Float[np.ndarray, "k l"], ious: Float[np.ndarray, " i"]) -> Bool[np.ndarray, "k i"]:
-    """Which of k detections, best first, hit one of the l true segments of their class and video, by threshold."""
-    hits = np.zeros((len(overlap), len(ious)), bool)
-    if not overlap.size:
-        return hits
-    order = np.argsort(overlap, axis=1, kind="stable")[:, ::-1]
-    taken = np.zeros((len(ious), overlap.shape[1]), bool)
-    rows = np.arange(len(ious))
-    for k in np.flatnonzero(overlap.max(axis=1) >= ious.min()):
-        can_take = (overlap[k, order[k]] >= ious[:, None]) & ~taken[:, order[k]]
-        best = can_take.argmax(axis=1)
-        hits[k] = can_take[rows, best]
-        taken[rows, order[k, best]] |= hits[k]
-    return hits
+def _rule(protocol: str) -> Protocol:
+    if protocol not in PROTOCOLS:
+        raise InputError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[protocol]
+
+
+def _check_labels(kind: str, videos: Mapping[str, Detections | Annotation], num_classes: int) -> None:
+    for name, video in videos.items():
+        if np.any((video.labels < 0) | (video.labels >= num_classes)):
+            raise ValueError(
+                f"{kind} of video {name!r}: labels {np.unique(video.labels)} are not all in [0, {num_classes}); "
+                "number the classes of detections and truth in the same way, and pass how many there are"
+            )
+
+
+def _concatenate(parts: Sequence[np.ndarray], empty: int | tuple[int, ...], dtype: type = np.float64) -> np.ndarray:
+    return np.concatenate([np.zeros(empty, dtype), *parts]).astype(dtype, copy=False)
+
+
+PAIRS_AT_ONCE = 2**20
+
+
+def _overlaps(
+    a: Float[np.ndarray, "k 2"],
+    groups_a: Int[np.ndarray, " k"],
+    b: Float[np.ndarray, "l 2"],
+    groups_b: Int[np.ndarray, " l"],
+    least: float,
+) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"], Float[np.ndarray, " p"]]:
+    """The pairs of a segment of `a` and one of `b` of its group that overlap, and by an IoU of at least `least`.
+
+    As their indices and their IoU. Not all IoU are in memory at once, as most of them are 0.
+    """
+    order = np.argsort(groups_b, kind="stable")
+    first, last = (np.searchsorted(groups_b, groups_a, side, sorter=order) for side in ("left", "right"))
+    some = np.flatnonzero(last > first)
+    count = (last - first)[some]
+    before = np.cumsum(count) - count
+    found = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0))]
+    for part in np.split(
+        np.arange(len(some)), np.searchsorted(before, np.arange(PAIRS_AT_ONCE, count.sum(), PAIRS_AT_ONCE))
+    ):
+        row = np.repeat(part, count[part])
+        i = some[row]
+        j = order[first[i] + before[part[:1]].sum() + np.arange(len(row)) - before[row]]
+        iou = _iou(a[i], b[j])
+        good = np.flatnonzero((iou > 0) & (iou >= least))
+        found.append((i[good], j[good], iou[good]))
+    return tuple(np.concatenate(parts) for parts in zip(*found))
+
+
+def _choose(chooser: Int[np.ndarray, " p"], chosen: Int[np.ndarray, " p"]) -> Int[np.ndarray, " taken"]:
+    """Each chooser in turn, by ascending number, takes the first thing on its list that is still free.
+
+    The lists are the pairs (chooser, chosen), sorted by chooser, then by preference. Returns the pairs that come about.
+
+    All choose at once and repeatedly, each the next on its list when one with a lower number wants the same. As all
+    things go to the lowest number, this ends with the same pairs (deferred acceptance, Gale and Shapley 1962).
+    """
+    at = np.flatnonzero(np.diff(chooser, prepend=-1))
+    end = np.append(at[1:], len(chooser))[: len(at)]
+    holder = np.zeros(chosen.max(initial=-1) + 1, int)
+    while True:
+        wanted, rank = chosen[at], np.arange(len(at))
+        holder[wanted[::-1]] = rank[::-1]  # of several the last, so the lowest, stays
+        wins = holder[wanted] == rank
+        if wins.all():
+            return at
+        at = at + ~wins
+        at, end = at[at < end], end[at < end]
+
+
+def detection_map(
+    detections: Mapping[str, Detections],
+    truth: Mapping[str, Annotation],
+    num_classes: int,
+    ious: Float[np.ndarray, " i"],
+    protocol: str = "activitynet",
+) -> DetectionMap:
+    """AP and mAP of detections by video id at each IoU threshold, by a rule of `PROTOCOLS`.
+
+    A class with true segments and no detection has AP 0; under `wtalc` the mAP is 0 then. A class without true
+    segments has NaN, and its detections do not count. Arguments and errors are those of `match`.
+    """
+    rule = _rule(protocol)
+    matched = match(detections, truth, num_classes, ious, protocol)
+    ap = np.full((len(ious), num_classes), np.nan)
+    num_positive = np.array([m.num_positive.sum() for m in matched], int)
+    present = np.flatnonzero(num_positive)
+    for c in present:
+        taken = matched[c].taken
+        ap[:, c] = _average_precision(taken >= 0, taken != FORGIVEN, int(num_positive[c]), rule.interpolated)
+    mean = ap[:, present].mean(axis=1) if len(present) else np.full(len(ious), np.nan)
+    if rule.undetected == "all" and any(len(matched[c].videos) == 0 for c in present):
+        mean = np.zeros(len(ious))
+    return DetectionMap(
+        ap=ap,
+        mean=mean,
+        videos=len(truth),
+        classes=len(present),
+        instances=int(num_positive.sum()),
+        detections=sum(len(m.videos) for m in matched),
+    )
 
 
 def classification_ap(

@@ -99,7 +99,7 @@ def supervised_snippets(train: pipeline.Dataset, test: pipeline.Dataset, streams
         for video, meta in enumerate(test.metas)
     }
     truth = {meta.id: annotation for meta, annotation in zip(test.metas, test.annotations)}
-    return float(np.nanmean(metrics.detection_ap(found, truth, c, np.array([0.5]))))
+    return float(metrics.detection_map(found, truth, c, np.array([0.5])).mean[0])
 
 
 def mean_pooling(train: pipeline.Dataset, test: pipeline.Dataset, streams: Sequence[str]) -> float:
