@@ -4,7 +4,7 @@ The text after the colon of `--config=configs/maan.py:dataset=feature_folder,qui
 decide what the rest of the config looks like; every other option is `--config.<option>=<value>`.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def parse(text: str | None, **defaults):
@@ -36,10 +36,18 @@ def get_config(switches: ConfigDict) -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.name = switches.dataset  # a TFDS builder of wsal_jax.data, with its config if it has several
-    config.data.root = ""  # feature_folder: the user's folder
+    config.data.root = ""  # feature_folder, thumos14, activitynet: the user's folder
     config.data.dir = ""  # where TFDS keeps what it has built; "" is its default, ~/tensorflow_datasets
     config.data.placement = "auto"  # features "device": on the device at once; "stream": read as needed; "auto"
     config.data.device_gb = 4.0  # up to this size, all streams together, "auto" puts training features on the device
+
+    benchmark = switches.dataset.partition("/")[0]
+    if benchmark in ("thumos14", "activitynet"):  # how its files are read: see wsal_jax/data/benchmark.py, thumos14.py
+        number = config_dict.placeholder(float)
+        config.data.reader = ConfigDict(dict(layout="auto", bad_videos="refuse", bad_segments="keep"))
+        config.data.reader.update(fps=number, stride=number, offset=number)  # None: those of the layout
+        if benchmark == "thumos14":
+            config.data.reader.update(videos="all", diving="both")
 
     # One model per entry; "rgb+flow" is one model on the joined features.
     config.streams = ("rgb", "flow")

@@ -16,6 +16,10 @@ from wsal_jax.data.checks import AMBIGUOUS, Problems, check_id, is_plain, number
 from wsal_jax.types import InputError
 
 
+CLASS_FILES = ("[A-Z]*_val.txt", "[A-Z]*_test.txt")
+"""Patterns of the names of THUMOS14's text files."""
+
+
 class Record(NamedTuple):
     """What an annotation says of one video."""
 
@@ -191,7 +195,7 @@ def read_thumos_text(folder: Path, problems: Problems) -> dict[str, Record]:
     """THUMOS14's annotations as published: `<class>_val.txt` or `<class>_test.txt` for each class and Ambiguous."""
     segments: dict[str, list[tuple[tuple[float, float], str]]] = {}
     subsets = {}
-    for path in sorted((*folder.glob("*_val.txt"), *folder.glob("*_test.txt"))):
+    for path in sorted((*folder.glob(CLASS_FILES[0]), *folder.glob(CLASS_FILES[1]))):
         label, _, subset = path.stem.rpartition("_")
         for id, times in read_times(path, problems):
             segments.setdefault(id, []).append((times, label))

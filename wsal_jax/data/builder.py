@@ -1,7 +1,6 @@
 """What a builder of a user's files has in common with another: check everything, build once, notice changes."""
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -63,13 +62,12 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True
     data, a new builder builds anew, and what was built before stays. Files are checked where they are not yet built.
     """
 
-    def __init__(self, *, name: str, kwargs: dict[str, Any], file_format: Any = "array_record", **base: Any):
-        """`kwargs`: all that the subclass was made with, for TFDS to pickle; `base`: arguments of TFDS's own."""
+    def __init__(self, *, name: str, file_format: Any = "array_record", **kwargs: Any):
+        """`kwargs` are TFDS's own. A subclass sets `_original_state`, its own arguments, which TFDS pickles."""
         self._checked: Folder | None = None
         self._fingerprint = self._take_fingerprint()
         config = tfds.core.BuilderConfig(name=f"{name}-{self._fingerprint}")
-        super().__init__(config=config, file_format=file_format, **base)
-        self._original_state = kwargs
+        super().__init__(config=config, file_format=file_format, **kwargs)
 
     @property
     @abstractmethod
@@ -105,7 +103,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True
                     "id": video.id,
                     "features": video.load(),
                     "labels": np.array([name in video.labels for name in names], np.int32),
-                    "counts": np.array(counts if video.segments else [-1] * len(names), np.int32),
+                    "counts": np.array(counts if video.segments or video.ambiguous else [-1] * len(names), np.int32),
                     "segments": np.array(video.segments, np.float64).reshape(-1, 2),
                     "segment_labels": video.segment_labels,
                     "ambiguous": np.array(video.ambiguous, np.float64).reshape(-1, 2),
@@ -117,9 +115,3 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True
             )
         if self._take_fingerprint() != self._fingerprint:
             raise FolderError(self.root, ["changed since it was checked: make a new builder"])
-
-
-def default_manual_dir(name: str, data_dir: str | os.PathLike | None) -> Path:
-    """Where TFDS expects what it cannot download."""
-    data_dir = Path(os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR))
-    return data_dir / "downloads" / "manual" / name

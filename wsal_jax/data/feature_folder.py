@@ -336,7 +336,8 @@ class FeatureFolder(FolderBuilder):
     def __init__(self, *, root: str | os.PathLike, **kwargs: Any):
         self._root = Path(root)
         name = re.sub(r"[^\w.-]", "_", self._root.resolve().name, flags=re.ASCII)
-        super().__init__(name=name, kwargs={"root": root, **kwargs}, **kwargs)
+        super().__init__(name=name, **kwargs)
+        self._original_state = {"root": root, **kwargs}
 
     @property
     def root(self) -> Path:

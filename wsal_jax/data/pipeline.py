@@ -8,6 +8,7 @@ batches either way.
 import importlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import grain
@@ -15,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader
+from google.protobuf.json_format import ParseError
 from jaxtyping import Array, ArrayLike, Float, Int, Key, PRNGKeyArray
 from ml_collections import ConfigDict
 
@@ -56,27 +59,42 @@ def build(config: ConfigDict) -> tfds.core.DatasetBuilder:
     Raises:
       InputError: no such builder or builder config, or what the builder says of the user's files.
     """
-    name = config.name.partition("/")[0]
+    name, _, variant = config.name.partition("/")
     if name not in BUILDERS:
         raise InputError(f"config.data.name={config.name!r}: no such data set; there are {', '.join(BUILDERS)}")
     importlib.import_module(f"wsal_jax.data.{name}")
-    options = {"root": config.root} if config.root else {}
-    try:
-        builder = tfds.builder(config.name, data_dir=config.dir or None, file_format="array_record", **options)
+    options = dict(config.get("reader", {}), **({"config": variant} if variant else {}))
+    if config.root:
+        options["root" if name == "feature_folder" else "manual_dir"] = config.root
+    try:  # the class itself, for tfds.builder puts all arguments before what it raises
+        builder = tfds.builder_cls(name)(data_dir=config.dir or None, file_format="array_record", **options)
     except InputError:
         raise
     except (ValueError, TypeError) as error:  # TFDS's for a config that is not there, Python's for a root too many
         raise InputError(f"config.data.name={config.name!r}, config.data.root={config.root!r}: {error}") from error
+    except ParseError as error:
+        what = (
+            f"a dataset_info.json or features.json below {config.dir or 'its folder'} is damaged: remove that data set"
+        )
+        raise InputError(f"config.data.name={config.name!r}: {error}: {what}, and it is built anew") from error
     builder.download_and_prepare()
     return builder
 
 
 def load(builder: tfds.core.DatasetBuilder, split: str) -> Dataset:
-    """Everything of a split but the features, in one pass over the files."""
-    source = builder.as_data_source(split=split)
+    """Everything of a split but the features, in one pass over the files.
+
+    Raises:
+      InputError: a file that was built is damaged; it says which.
+    """
+    try:
+        source = builder.as_data_source(split=split)
+    except Exception as error:
+        raise _damaged(builder.info, split, error) from error
     metas, annotations, labels, counts = [], [], [], []
     num_bytes = 0
-    for example in source:
+    for index in range(len(source)):
+        example = _example(source, index)
         streams = example["features"]
         num_bytes += sum(x.nbytes for x in streams.values())
         times = {name: float(example[name]) for name in ("fps", "stride", "offset", "duration")}
@@ -99,9 +117,32 @@ def load(builder: tfds.core.DatasetBuilder, split: str) -> Dataset:
     )
 
 
+def _example(source: Any, index: int) -> dict[str, Any]:
+    try:
+        return source[index]
+    except Exception as error:  # ArrayRecord has checksums; what it raises does not name the file
+        raise _damaged(source.dataset_info, source.split, error) from error
+
+
+def _damaged(info: tfds.core.DatasetInfo, split: str, error: Exception) -> InputError:
+    """Names the files of a split that cannot be read to their end."""
+    bad = []
+    for path in sorted(Path(info.data_dir).glob(f"*-{split}.array_record*")):
+        try:
+            reader = ArrayRecordReader(str(path))
+            if not reader.num_records():  # so it says of a file without its end
+                bad.append(path.name)
+            for record in range(reader.num_records()):
+                reader.read([record])
+        except Exception:
+            bad.append(path.name)
+    which = ", ".join(bad) or f"one of the files of the split {split!r}"
+    return InputError(f"{info.data_dir}: {which} is damaged ({error}): remove this folder, and it is built anew")
+
+
 def read(dataset: Dataset, video: int | np.integer, streams: Sequence[str]) -> Float[np.ndarray, "n d"]:
     """The features of a video, those of several streams side by side."""
-    features = dataset.source[int(dataset.order[video])]["features"]
+    features = _example(dataset.source, int(dataset.order[video]))["features"]
     return np.concatenate([features[name] for name in streams], axis=-1)
 
 

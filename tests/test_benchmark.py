@@ -1,0 +1,383 @@
+"""What becomes of data that are not clean, and the counts of the real annotations."""
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from absl import logging
+
+from tests import layouts as made
+from wsal_jax.data import benchmark, builder, thumos14
+from wsal_jax.data.activitynet import Activitynet
+from wsal_jax.data.checks import FolderError
+from wsal_jax.data.thumos14 import Thumos14
+from wsal_jax.types import InputError
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def root(tmp_path):
+    made.bas_net(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def check(root, **options):
+    return benchmark.check(root, thumos14.BENCHMARK, benchmark.Options(**options))
+
+
+def ids(folder):
+    return {video.id for videos in folder.videos.values() for video in videos}
+
+
+def problems(root, **options):
+    with pytest.raises(FolderError) as caught:
+        check(root, **options)
+    return "\n".join(caught.value.problems)
+
+
+def edit(root, id, **values):
+    gt = json.loads((root / "gt.json").read_text())
+    gt["database"][id].update(values)
+    (root / "gt.json").write_text(json.dumps(gt))
+
+
+def add_video(root, id, **gt):
+    """A third test or training video."""
+    split = made.split_of(id)
+    for stream in ("rgb", "flow"):
+        made.save(root / "features" / split / stream / f"{id}.npy", made.features(id, stream))
+    with (root / f"split_{split}.txt").open("a") as file:
+        file.write(f"\n{id}\n")
+    if gt:
+        content = json.loads((root / "gt.json").read_text())
+        content["database"][id] = {"subset": split, **gt}
+        (root / "gt.json").write_text(json.dumps(content))
+
+
+BAD_VIDEO = "video_test_0000007"
+GOOD = {"annotations": [{"segment": ["1", "2"], "label": "Diving"}]}
+
+
+def no_annotation(root):
+    add_video(root, BAD_VIDEO)
+    return "has features, but no annotation"
+
+
+def no_features(root):
+    add_video(root, BAD_VIDEO, **GOOD)
+    for path in root.rglob(f"{BAD_VIDEO}.npy"):
+        path.unlink()
+    return "is listed, but has no features"
+
+
+def twice(root):
+    add_video(root, BAD_VIDEO, **GOOD)
+    add_video(root, BAD_VIDEO, **GOOD)
+    return "is there more than once: keep one"
+
+
+def not_finite(root):
+    add_video(root, BAD_VIDEO, **GOOD)
+    path = root / "features/test/rgb" / f"{BAD_VIDEO}.npy"
+    array = np.load(path)
+    array[3, 1] = np.nan
+    np.save(path, array)
+    return "NaN or infinite (as float32), first in snippet 3"
+
+
+def truncated(root):
+    add_video(root, BAD_VIDEO, **GOOD)
+    path = root / "features/test/rgb" / f"{BAD_VIDEO}.npy"
+    path.write_bytes(path.read_bytes()[:-40])
+    return f"{BAD_VIDEO}.npy"
+
+
+def one_stream(root):
+    add_video(root, BAD_VIDEO, **GOOD)
+    (root / "features/test/rgb" / f"{BAD_VIDEO}.npy").unlink()
+    return "has the streams and dimensions {'flow': 4}, most videos {'rgb': 4, 'flow': 4}"
+
+
+def other_dimension(root):
+    add_video(root, BAD_VIDEO, **GOOD)
+    np.save(root / "features/test/rgb" / f"{BAD_VIDEO}.npy", np.zeros((20, 5), np.float32))
+    return "has the streams and dimensions {'rgb': 5, 'flow': 4}"
+
+
+def other_length(root):
+    add_video(root, BAD_VIDEO, **GOOD)
+    np.save(root / "features/test/rgb" / f"{BAD_VIDEO}.npy", np.zeros((19, 4), np.float32))
+    return "number of snippets differs, 19 in rgb and 20 in flow"
+
+
+def integers(root):
+    add_video(root, BAD_VIDEO, **GOOD)
+    np.save(root / "features/test/rgb" / f"{BAD_VIDEO}.npy", np.zeros((20, 4), int))
+    return "dtype is int64"
+
+
+def unknown_label(root):
+    add_video(root, BAD_VIDEO, annotations=[{"segment": [1, 2], "label": "Yoga"}])
+    return "has labels that are no classes of the benchmark: ['Yoga']"
+
+
+def too_long(root):
+    add_video(root, BAD_VIDEO, duration=6.0, **GOOD)
+    return "has features up to 12.8 s, and lasts 6.0 s: are fps, stride or offset others?"
+
+
+BAD_VIDEOS = [
+    no_annotation,
+    no_features,
+    twice,
+    not_finite,
+    truncated,
+    one_stream,
+    other_dimension,
+    other_length,
+    integers,
+    unknown_label,
+    too_long,
+]
+
+
+@pytest.mark.parametrize("damage", BAD_VIDEOS, ids=lambda f: f.__name__)
+def test_a_bad_video_is_refused_or_dropped(root, caplog, damage):
+    message = damage(root)
+    text = problems(root)
+    assert message in text and BAD_VIDEO in text
+    logging.set_verbosity(logging.WARNING)
+    folder = check(root, bad_videos="drop")
+    assert ids(folder) == set(made.VIDEOS) and message in caplog.text
+
+
+def test_everything_bad_is_listed_at_once(root):
+    for i, damage in enumerate((no_annotation, not_finite, integers)):
+        damage(root)
+        for path in [*root.rglob(f"{BAD_VIDEO}.npy")]:
+            path.rename(path.with_stem(f"video_test_100000{i}"))
+        for path in (root / "split_test.txt", root / "gt.json"):
+            path.write_text(path.read_text().replace(BAD_VIDEO, f"video_test_100000{i}"))
+    text = problems(root)
+    assert all(f"video_test_100000{i}" in text for i in range(3)) and len(text.splitlines()) == 3
+
+
+def test_a_training_video_needs_a_label(root):
+    edit(root, "video_validation_0000051", annotations=[])
+    assert "is a training video without any label" in problems(root)
+
+
+def test_needs_both_splits(root):
+    (root / "split_test.txt").write_text("")
+    (root / "gt.json").write_text((root / "gt.json").read_text())
+    assert "needs training and test videos, has 2 train, 0 test" in problems(root)
+
+
+ODD = [[4, 3], [5, 5], [-1, 2], [1, 99.0]]
+
+
+def test_odd_segments_are_kept_dropped_or_refused(root, caplog):
+    odd = [{"segment": segment, "label": "Diving"} for segment in ODD]
+    edit(root, "video_test_0000004", annotations=[*odd, {"segment": [1, 2], "label": "Diving"}])
+    logging.set_verbosity(logging.WARNING)
+
+    def segments(folder):
+        return next(video.segments for video in folder.videos["test"] if video.id == "video_test_0000004")
+
+    assert segments(check(root)) == [*map(tuple, ODD), (1, 2)] and "odd segments, kept as they are" in caplog.text
+    caplog.clear()
+    assert segments(check(root, bad_segments="drop")) == [(1, 2)]
+    assert "odd segments, dropped" in caplog.text
+    text = problems(root, bad_segments="refuse")
+    assert "'video_test_0000004': [4, 3] Diving, 'video_test_0000004': [5, 5] Diving: does not end after it" in text
+    assert "[-1, 2] Diving: starts before 0" in text
+    assert "[1, 99] Diving: ends after the video (12.80 s)" in text
+    assert "[1, 99] Diving: ends after" in problems(root, bad_segments="refuse", bad_videos="drop")
+
+
+def test_a_segment_may_end_a_snippet_after_the_video(root):
+    edit(root, "video_test_0000004", duration=12.8, annotations=[{"segment": [1, 13.43], "label": "Diving"}])
+    check(root, bad_segments="refuse")
+    edit(root, "video_test_0000004", annotations=[{"segment": [1, 13.45], "label": "Diving"}])
+    assert "ends after the video (12.80 s)" in problems(root, bad_segments="refuse")
+
+
+def test_sampling_can_be_given(root):
+    video = check(root, fps=50.0, stride=8.0, offset=0.0).videos["test"][0]
+    assert (video.fps, video.stride, video.offset) == (50, 8, 0)
+    assert video.duration == pytest.approx(19.5 * 8 / 50)
+
+
+@pytest.mark.parametrize("option", [{"bad_videos": "keep"}, {"bad_segments": "x"}, {"fps": 0.0}, {"stride": -1.0}])
+def test_options_are_checked(root, option):
+    with pytest.raises(InputError, match=next(iter(option))):
+        check(root, **option)
+
+
+@pytest.mark.parametrize("option", [{"videos": "210"}, {"diving": "none"}])
+def test_choices_of_thumos14_are_checked(root, tmp_path, option):
+    with pytest.raises(InputError, match="choose one of"):
+        Thumos14(manual_dir=root, data_dir=tmp_path, **option)
+
+
+def build(root, tmp_path, **options):
+    made_builder = Thumos14(manual_dir=root, data_dir=tmp_path, **options)
+    made_builder.download_and_prepare()
+    return {x["id"].decode(): x for split in ("train", "test") for x in made_builder.as_data_source(split=split)}
+
+
+@pytest.mark.parametrize("videos", thumos14.EXCLUDED)
+def test_excluded_videos(root, tmp_path, videos):
+    add_video(root, "video_test_0000270")  # not annotated, which does not matter where it is excluded
+    ambiguous = [{"segment": [1, 2], "label": "Ambiguous"}]
+    add_video(root, "video_test_0001292", annotations=ambiguous)
+    options = dict(videos=videos, bad_videos="drop" if videos in ("all", "w_talc") else "refuse")
+    numbers = {int(id[-4:]) for id in build(root, tmp_path, **options) if "test" in id}
+    assert numbers == {4, 1292, 1496} - set(thumos14.EXCLUDED[videos])
+
+
+def test_a_video_with_ambiguous_segments_only_is_annotated(root, tmp_path):
+    add_video(root, "video_test_0001292", annotations=[{"segment": [1, 2], "label": "Ambiguous"}])
+    example = build(root, tmp_path)["video_test_0001292"]
+    np.testing.assert_array_equal(example["counts"], np.zeros(20))
+    np.testing.assert_array_equal(example["ambiguous"], [[1, 2]])
+
+
+def test_cliff_diving_can_be_that_only(root, tmp_path):
+    both, only = build(root, tmp_path), build(root, tmp_path, diving="cliff_only")
+    diving, cliff = thumos14.CLASSES.index("Diving"), thumos14.CLASSES.index("CliffDiving")
+    video = "video_validation_0000052"
+    assert (both[video]["counts"][[diving, cliff]] == [2, 1]).all()
+    assert (only[video]["counts"][[diving, cliff]] == [1, 1]).all()
+    video = "video_test_0001496"
+    assert (both[video]["labels"][[diving, cliff]] == [1, 1]).all()
+    assert (only[video]["labels"][[diving, cliff]] == [0, 1]).all()
+    np.testing.assert_array_equal(only[video]["segments"], [[3, 8]])
+    assert (both["video_test_0000004"]["counts"] == only["video_test_0000004"]["counts"]).all()
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_building_twice_gives_the_same_bytes(root, tmp_path):
+    build(root, tmp_path / "a")
+    build(root, tmp_path / "b")
+    first, second = tree(tmp_path / "a"), tree(tmp_path / "b")
+    assert first == second and any(".array_record" in name for name in first)
+
+
+def test_a_failed_build_leaves_nothing_and_can_be_repeated(root, tmp_path, monkeypatch):
+    real, calls = builder.examples.class_names, itertools.count()
+    path = root / "features/test/rgb/video_test_0001496.npy"
+    good = path.read_bytes()
+
+    def damage_in_the_middle(info):
+        if next(calls) == 1:  # when the second split begins
+            path.write_bytes(good[: len(good) // 2])
+        return real(info)
+
+    monkeypatch.setattr(builder.examples, "class_names", damage_in_the_middle)
+    failing = Thumos14(manual_dir=root, data_dir=tmp_path / "built")
+    with pytest.raises(InputError, match="video_test_0001496"):
+        failing.download_and_prepare()
+    assert not [name for name in tree(tmp_path / "built") if "record" in name or name.endswith(".json")]
+    monkeypatch.undo()
+    path.write_bytes(good)
+    assert set(build(root, tmp_path / "built")) == set(made.VIDEOS)
+
+
+def test_other_files_and_options_are_another_data_set(root, tmp_path):
+    def name(**options):
+        return Thumos14(manual_dir=root, data_dir=tmp_path, **options).builder_config.name
+
+    first = name()
+    assert name() == first
+    others = {first, name(videos="bas_net"), name(diving="cliff_only"), name(fps=24.0), name(bad_segments="drop")}
+    edit(root, "video_test_0000004", duration=12.9)
+    assert len({*others, name()}) == 6
+
+
+def test_data_may_be_built_inside_the_folder(root):
+    assert set(build(root, root / "built")) == set(made.VIDEOS)
+    assert Thumos14(manual_dir=root, data_dir=root / "built").is_prepared()
+
+
+def test_the_manual_dir_of_tfds_is_the_default(tmp_path):
+    folder = tmp_path / "downloads" / "manual" / "thumos14"
+    made.ftcl(folder)
+    assert set(build(None, tmp_path)) == set(made.VIDEOS)
+
+
+def test_versions_of_activitynet(tmp_path):
+    with pytest.raises(InputError, match=r"there are activitynet/1.2 and activitynet/1.3"):
+        Activitynet(config="1.1", manual_dir=tmp_path, data_dir=tmp_path)
+    names = [f"c{i:03d}" for i in range(101)]
+    annotations = [{"segment": [1, 2], "label": name} for name in names]
+    content = {
+        "database": {
+            id: {"subset": subset, "duration": 12.8, "annotations": annotations}
+            for id, subset in (("a", "training"), ("b", "validation"))
+        }
+    }
+    root = tmp_path / "data"
+    made.write_json(root / "anno.json", content)
+    for id in "ab":
+        made.save(root / "features" / f"{id}.npy", made.joint(id))
+    with pytest.raises(FolderError, match=r"have 101 classes, activitynet has 100: is this another version\?"):
+        Activitynet(config="1.2", manual_dir=root, data_dir=tmp_path)
+    options = dict(fps=25.0, stride=16.0, offset=8.0)
+    info = Activitynet(config="1.3", manual_dir=root, data_dir=tmp_path, **options).info
+    assert info.features["segment_labels"].feature.names == names
+
+
+REAL = {
+    "thumos14": ("thumos14/Thumos14reduced-Annotations", (200, 3007), (212, 3358)),
+    "activitynet/1.2": ("activitynet12/ActivityNet1.2-Annotations", (4819, 7151), (2383, 3582)),
+    "activitynet/1.3": ("activitynet13/ActivityNet1.3-Annotations", (9032, 13913), (4427, 6836)),
+}
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the real annotations are not here")
+@pytest.mark.parametrize("name", REAL)
+def test_counts_of_the_real_annotations(tmp_path, name):
+    """Built with features of two dimensions as long as each video."""
+    folder, train, test = REAL[name]
+    root = tmp_path / "data"
+    shutil.copytree(SHARED / folder, root / Path(folder).name)
+    durations = np.load(SHARED / folder / "duration.npy").ravel()
+    features = made.objects([np.zeros((max(1, round(x * 25 / 16)), 2), np.float32) for x in durations])
+    made.save(root / "JOINTFeatures.npy", features)
+    whole = tfds.builder(name, manual_dir=root, data_dir=tmp_path, file_format="array_record")
+    whole.download_and_prepare()
+    for split, counts in (("train", train), ("test", test)):
+        source = whole.as_data_source(split=split)
+        videos = [source[i] for i in range(len(source))]
+        assert (len(videos), sum(len(x["segments"]) for x in videos)) == counts
+        assert sum(x["counts"].sum() for x in videos) == counts[1]
+        assert all(((x["counts"] > 0) == x["labels"]).all() for x in videos)
+    if name == "thumos14":
+        videos = tfds.builder(name, manual_dir=root, data_dir=tmp_path, file_format="array_record", videos="bas_net")
+        videos.download_and_prepare()
+        source = videos.as_data_source(split="test")
+        assert (len(source), sum(len(source[i]["segments"]) for i in range(len(source)))) == (210, 3311)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the real annotations are not here")
+def test_the_real_json_has_the_same_videos(tmp_path):
+    """BaS-Net's gt.json against W-TALC's arrays, with features of two dimensions."""
+    root = tmp_path / "data"
+    root.mkdir()
+    for file in ("gt.json", "split_train.txt", "split_test.txt"):
+        shutil.copy(SHARED / "thumos14" / file, root / file)
+    for split in ("train", "test"):
+        for id in (root / f"split_{split}.txt").read_text().split():
+            made.save(root / split / f"{id}.npy", np.zeros((3000, 2), np.float32))
+    folder = benchmark.check(root, thumos14.BENCHMARK, benchmark.Options())
+    has = {split: (len(of), sum(len(x.segments) for x in of)) for split, of in folder.videos.items()}
+    assert has == {"train": (200, 3007), "test": (210, 3311)}
