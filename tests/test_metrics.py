@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from wsal_jax import metrics
-from wsal_jax.types import Annotation, Detections
+from wsal_jax.types import Annotation, Detections, InputError
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -49,28 +50,109 @@ def exact_ap(hits, num_positive):
     return sum((recall[k] - recall[k - 1]) * precision[k] for k in range(1, len(recall)) if recall[k] != recall[k - 1])
 
 
-def exact_detection_ap(found, truth, c, iou):
-    """`compute_average_precision_detection` of the official evaluator, line by line, for integer seconds."""
-    true = [(v, s) for v, a in truth.items() for s, label in zip(a.segments, a.labels) if label == c]
-    if not true:
-        return np.nan
-    predicted = [(v, *x) for v, d in found.items() for x in zip(d.segments, d.labels, d.scores) if x[1] == c]
-    predicted.sort(key=lambda row: -row[3])  # Python's sort is stable
-    locked, hits = set(), []
-    for video, segment, _, _ in predicted:
-        here = [(exact_iou(segment, s), j) for j, (v, s) in enumerate(true) if v == video]
-        hit = False
+def exact_raw_ap(hits, num_positive):
+    """The mean over the positives of the precision at their rank, in fractions."""
+    return sum((Fraction(sum(hits[: k + 1]), k + 1) for k in range(len(hits)) if hits[k]), Fraction(0)) / num_positive
+
+
+def interval_iou(a, b):
+    """In fractions, of the floats as they are."""
+    (a, b), (c, d) = map(Fraction, map(float, a)), map(Fraction, map(float, b))
+    overlap = min(b, d) - max(a, c)
+    return overlap / ((b - a) + (d - c) - overlap) if overlap > 0 else Fraction(0)
+
+
+def of_class(found, truth, c):
+    """The detections of a class as (video, index, segment, score) and its true segments as (video, index, segment)."""
+    predicted = [
+        (v, i, d.segments[i], d.scores[i]) for v, d in found.items() for i in range(len(d.labels)) if d.labels[i] == c
+    ]
+    true = [(v, j, s) for v, a in truth.items() for j, s in enumerate(a.segments) if a.labels[j] == c]
+    return predicted, true
+
+
+def official_matching(predicted, true, iou):
+    """The loop of `compute_average_precision_detection` of the official evaluator, line by line."""
+    locked, result = set(), []
+    for video, index, segment, _ in sorted(predicted, key=lambda row: -row[3]):  # Python's sort is stable
+        here = [(interval_iou(segment, s), j) for v, j, s in true if v == video]
+        taken = -1
         for i in np.argsort([float(overlap) for overlap, _ in here], kind="stable")[::-1]:
             overlap, j = here[i]
             if overlap < iou:
                 break
-            if j in locked:
+            if (video, j) in locked:
                 continue
-            locked.add(j)
-            hit = True
+            locked.add((video, j))
+            taken = j
             break
-        hits.append(hit)
-    return exact_ap(hits, len(true))
+        result.append((video, index, taken))
+    return result
+
+
+def by_activitynet(found, truth, c, iou):
+    return official_matching(*of_class(found, truth, c), iou)
+
+
+def by_grid(found, truth, c, iou):
+    """CO2-Net: true and ambiguous segments rounded to snippets, overlap with the latter drops, then as officially."""
+    predicted, true = of_class(found, truth, c)
+    predicted = [(v, i, s * 25 / 16, score) for v, i, s, score in predicted]
+    true = [(v, j, [round(float(t) * 25 / 16) for t in s]) for v, j, s in true]
+    kept = []
+    for row in predicted:
+        ambiguous = truth[row[0]].ambiguous if row[0] in truth else []
+        if not any(interval_iou(row[2], [round(float(t) * 25 / 16) for t in a]) > 0 for a in ambiguous):
+            kept.append(row)
+    return official_matching(kept, true, iou)
+
+
+def by_wtalc(found, truth, c, iou):
+    """W-TALC: everything is a set of snippets."""
+    predicted, true = of_class(found, truth, c)
+    kept = []
+    for video, index, segment, score in predicted:
+        start, end = (round(float(t) * 25 / 16) for t in segment)
+        if end - start < 2:
+            continue
+        snippets, dropped = set(range(start, end)), False
+        for a in truth[video].ambiguous if video in truth else []:
+            dropped |= bool(snippets & set(range(*(round(float(t) * 25 / 16) for t in a))))
+        if not dropped:
+            kept.append((video, index, snippets, score))
+    kept.sort(key=lambda row: -row[3])
+    true = [(v, j, set(range(*(round(float(t) * 25 / 16) for t in s)))) for v, j, s in true]
+    result = []
+    for video, index, snippets, _ in kept:
+        taken = -1
+        for row in true:
+            if row[0] == video and Fraction(len(snippets & row[2]), len(snippets | row[2])) >= iou:
+                taken = row[1]
+                true.remove(row)
+                break
+        result.append((video, index, taken))
+    return result
+
+
+def by_thumos_kit(found, truth, c, iou):
+    """TH14evalDet: video by video, the true segments take detections; the rest is false unless ambiguous."""
+    predicted, true = of_class(found, truth, c)
+    taken = {}
+    for video in found:
+        free = sorted((row for row in predicted if row[0] == video), key=lambda row: -row[3])
+        for v, j, segment in true:
+            if v == video and free:
+                overlaps = [interval_iou(segment, row[2]) for row in free]
+                if max(overlaps) > iou:
+                    best = free.pop(overlaps.index(max(overlaps)))
+                    taken[video, best[1]] = j
+        for _, index, segment, _ in free:
+            ambiguous = truth[video].ambiguous if video in truth else []
+            taken[video, index] = -2 if any(interval_iou(segment, a) > 0 for a in ambiguous) else -1
+    return [(v, i, taken[v, i]) for v, i, _, _ in sorted(predicted, key=lambda row: -row[3])]
+
+
+RULES = {"activitynet": by_activitynet, "thumos_kit": by_thumos_kit, "wtalc": by_wtalc, "grid": by_grid}
 
 
 def test_jax_is_not_imported():
@@ -205,39 +287,248 @@ def test_a_label_out_of_range_is_an_error(label):
         metrics.detection_map({}, {**good, "w": annotation((0, 1, label))}, 2, np.array([0.5]))
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_detection_ap_is_the_official_rule(seed):
-    """Integer seconds and few scores, so that equal scores, equal overlaps and exactly met thresholds are common."""
-    rng = np.random.default_rng(seed)
-    classes = 3
+def random_case(seed, half_snippets=False):
+    """Few times and scores, so that equal scores, equal overlaps and exactly met thresholds are common.
 
-    def random_segments(k):
+    All in steps of 1 second; or the truth in steps of 0.32 s, which is half a snippet, and detections in steps of 0.5.
+    """
+    rng = np.random.default_rng(seed)
+    classes, true_step, step = 3, 0.32 if half_snippets else 1, 0.5 if half_snippets else 1
+
+    def random_segments(k, step):
         start = rng.integers(0, 12, k)
-        return np.stack([start, start + rng.integers(0, 9, k)], axis=1).astype(float)
+        return step * np.stack([start, start + rng.integers(0, 9, k)], axis=1).astype(float)
 
     truth = {
-        f"v{i}": Annotation(random_segments(k), rng.integers(0, classes - (seed % 3 == 0), k))
+        f"v{i}": Annotation(
+            random_segments(k, true_step),
+            rng.integers(0, classes - (seed % 3 == 0), k),
+            true_step
+            * np.array([[s, s + rng.integers(0, 3)] for s in rng.integers(0, 40, rng.integers(0, 3))]).reshape(-1, 2),
+        )
         for i, k in enumerate(rng.integers(0, 8, 4))
     }
     found = {
-        f"v{i}": Detections(random_segments(k), rng.integers(0, classes, k), rng.integers(0, 6, k) / 5)
+        f"v{i}": Detections(random_segments(k, step), rng.integers(0, classes, k), rng.integers(0, 6, k) / 5)
         for i, k in [(1, 20), (0, 30), (3, 0), (7, 5)]  # v2 has no entry, v7 no truth
     }
     for video in ("v0", "v1"):  # duplicates, and detections that fit
         d, a = found[video], truth[video]
         found[video] = Detections(
-            np.concatenate([d.segments, d.segments[:6], a.segments]),
+            np.concatenate([d.segments, d.segments[:6], np.round(2 * a.segments) / 2]),
             np.concatenate([d.labels, d.labels[:6], a.labels]),
             np.concatenate([d.scores, d.scores[:6], rng.integers(0, 6, len(a.labels)) / 5]),
         )
+    if seed % 5 == 0:  # a class that nothing detects
+        found = {
+            v: Detections(*(np.asarray(x)[d.labels != 1] for x in (d.segments, d.labels, d.scores)))
+            for v, d in found.items()
+        }
+    return found, truth, classes
+
+
+@pytest.mark.parametrize("protocol", RULES)
+@pytest.mark.parametrize("seed", range(30))
+def test_detections_are_matched_and_scored_by_the_rule(protocol, seed):
+    found, truth, classes = random_case(seed, half_snippets=protocol in ("wtalc", "grid") and seed % 2 == 0)
+    videos = [*truth, *(v for v in found if v not in truth)]
     ious = [Fraction(j, 10) for j in range(1, 10)]
-    expected = [[float(exact_detection_ap(found, truth, c, iou)) for c in range(classes)] for iou in ious]
-    result = metrics.detection_map(found, truth, classes, np.array(metrics.IOUS)).ap
-    np.testing.assert_allclose(result, expected, atol=1e-12)
+    matched = metrics.match(found, truth, classes, np.array(metrics.IOUS), protocol)
+    result = metrics.detection_map(found, truth, classes, np.array(metrics.IOUS), protocol)
+    present = [c for c in range(classes) if any((a.labels == c).any() for a in truth.values())]
+    for i, iou in enumerate(ious):
+        expected_ap, undetected = [], False
+        for c in range(classes):
+            expected, of = RULES[protocol](found, truth, c, iou), matched[c]
+            assert [(videos[v], k, t) for v, k, t in zip(of.videos, of.index, of.taken[i])] == expected
+            num_positive = sum((a.labels == c).sum() for a in truth.values())
+            assert of.num_positive.tolist() == [sum(truth[v].labels == c) if v in truth else 0 for v in videos]
+            assert of.scores.tolist() == [found[v].scores[k] for v, k, _ in expected]
+            if num_positive:
+                hits = [t >= 0 for _, _, t in expected if t != -2]
+                ap = exact_ap if protocol in ("activitynet", "grid") else exact_raw_ap
+                expected_ap.append(float(ap(hits, int(num_positive))))
+                undetected |= not expected
+        np.testing.assert_allclose(result.ap[i, present], expected_ap, atol=1e-12)
+        mean = 0 if protocol == "wtalc" and undetected else np.mean(expected_ap)
+        assert result.mean[i] == pytest.approx(mean, abs=1e-12)
+    absent = [c for c in range(classes) if c not in present]
+    assert np.isnan(result.ap[:, absent]).all()
+    assert result[2:5] == (4, len(present), sum(len(a.labels) for a in truth.values()))
+    assert result.detections == sum(len(RULES[protocol](found, truth, c, iou)) for c in range(classes))
     # Neither the order of videos in the truth nor any increasing function of the scores matters.
     found = {video: d._replace(scores=np.exp(d.scores) - 7) for video, d in found.items()}
-    again = metrics.detection_map(found, dict(reversed(truth.items())), classes, np.array(metrics.IOUS)).ap
-    np.testing.assert_array_equal(again, result)
+    again = metrics.detection_map(found, dict(reversed(truth.items())), classes, np.array(metrics.IOUS), protocol)
+    np.testing.assert_array_equal(again.ap, result.ap)
+
+
+def test_the_random_cases_have_what_tells_protocols_apart():
+    """Ambiguous segments that matter, undetected classes, and differences between any two rules."""
+    maps = {
+        p: [metrics.detection_map(*random_case(seed), np.array(metrics.IOUS), p) for seed in range(30)] for p in RULES
+    }
+    for p in RULES:
+        for q in RULES:
+            assert p == q or sum(not np.array_equal(a.mean, b.mean) for a, b in zip(maps[p], maps[q])) > 20
+    assert 3 < sum((m.mean == 0).all() for m in maps["wtalc"]) < 27
+    assert {len(set(m.detections for m in of)) for of in zip(*maps.values())} >= {3}
+    forgiven = [(m.taken == metrics.FORGIVEN).any() for s in range(30) for m in matched(s, "thumos_kit")]
+    assert 10 < sum(forgiven) < len(forgiven)
+
+
+def matched(seed, protocol):
+    return metrics.match(*random_case(seed), np.array(metrics.IOUS), protocol)
+
+
+def mean_ap(found, truth, protocol, *ious):
+    """Of the only class."""
+    return metrics.detection_map({"v": found}, {"v": truth}, 1, np.array(ious), protocol).mean.tolist()
+
+
+def test_true_segments_choose_in_the_thumos_kit():
+    # The better one fits worse. Its rank takes the segment officially; in the kit the segment takes the other.
+    found, truth = detections((0, 7, 0, 0.9), (0, 9, 0, 0.8)), annotation((0, 10, 0))
+    assert mean_ap(found, truth, "activitynet", 0.5, 0.7, 0.8) == [1, 1, 0.5]
+    assert mean_ap(found, truth, "thumos_kit", 0.5, 0.7, 0.8) == [0.5, 0.5, 0.5]
+    # A threshold that is met exactly does not do.
+    assert mean_ap(detections((0, 5, 0, 1)), truth, "thumos_kit", 0.4, 0.5) == [1, 0]
+    # The first segment in file order takes what the second one needs.
+    truth = annotation((0, 10, 0), (0, 9, 0))
+    assert mean_ap(detections((0, 9, 0, 1), (0, 14, 0, 0.5)), truth, "thumos_kit", 0.7) == [0.5]
+    assert mean_ap(detections((0, 9, 0, 1), (0, 14, 0, 0.5)), truth, "activitynet", 0.7) == [1]
+
+
+def test_average_precision_is_not_interpolated_by_two_of_the_protocols():
+    found, truth = detections((50, 60, 0, 0.9), (0, 10, 0, 0.8), (20, 30, 0, 0.7)), annotation((0, 10, 0), (20, 30, 0))
+    for protocol, expected in {"activitynet": 2 / 3, "grid": 2 / 3, "thumos_kit": 7 / 12, "wtalc": 7 / 12}.items():
+        assert mean_ap(found, truth, protocol, 0.5) == pytest.approx([expected])
+
+
+def test_ambiguous_segments():
+    truth = annotation((0, 10, 0))._replace(ambiguous=segments((9, 20), (40, 50)))
+    hit, beside, elsewhere = (0, 10, 0, 0.5), (15, 45, 0, 0.9), (70, 80, 0, 0.8)
+    for protocol, expected in {"activitynet": 1 / 3, "thumos_kit": 1 / 2, "wtalc": 0, "grid": 0}.items():
+        assert mean_ap(detections(hit, beside, elsewhere), truth, protocol, 0.5) == pytest.approx([expected])
+    # Touching is no overlap; on the grid (16 / 25 s), [10, 19.8) becomes [16, 31).
+    touching = truth._replace(ambiguous=segments((10, 19.8)))
+    for protocol in RULES:
+        assert mean_ap(detections(hit), touching, protocol, 0.5) == [1]
+    at_end = detections(hit, (19.75, 30, 0, 0.9), (20, 30, 0, 0.8))
+    assert mean_ap(at_end, touching, "thumos_kit", 0.5) == [0.5]
+    assert mean_ap(at_end, touching, "wtalc", 0.5) == pytest.approx([1 / 3])
+    assert mean_ap(at_end, touching, "grid", 0.5) == [0.5]
+
+
+def test_the_snippet_grid():
+    # 0.32, 0.96 and 1.6 s are 0.5, 1.5 and 2.5 snippets, which round to even: 0, 2 and 2.
+    whole = annotation((0.32, 1.6, 0))
+    assert mean_ap(detections((0, 1.28, 0, 1)), whole, "grid", 0.99) == [1]
+    assert mean_ap(detections((0, 1.2, 0, 1)), whole, "grid", 0.93, 0.94) == [1, 0]  # 1.875 of 2
+    assert mean_ap(detections((0, 1.2, 0, 1)), whole, "wtalc", 0.99) == [1]
+    # One snippet is too short for W-TALC, and without detections of a class its mAP is 0.
+    assert mean_ap(detections((0, 0.64, 0, 1)), whole, "wtalc", 0.1) == [0]
+    assert mean_ap(detections((0, 0.64, 0, 1)), whole, "grid", 0.1) == [1]
+    # It takes the first true segment that will do, not the best.
+    truth = annotation((0, 6.4, 0), (0, 12.8, 0))
+    found = detections((0, 12.8, 0, 1), (0, 6.4, 0, 0.9))
+    assert mean_ap(found, truth, "wtalc", 0.5, 0.6) == [1, 1]
+    found = detections((0, 12.8, 0, 1), (0, 4, 0, 0.9))  # 6 snippets of 10, and of 20
+    assert mean_ap(found, truth, "wtalc", 0.5) == [0.5]
+    assert mean_ap(found, truth, "grid", 0.5) == [1]
+
+
+def test_an_undetected_class():
+    truth = {"v": annotation((0, 10, 0), (20, 30, 2))}
+    found = {"v": detections((0, 10, 0, 1), (0, 10, 1, 1))}
+    for protocol in RULES:
+        result = metrics.detection_map(found, truth, 4, np.array([0.5]), protocol)
+        np.testing.assert_array_equal(result.ap, [[1, np.nan, 0, np.nan]])
+        assert result.mean.tolist() == [0 if protocol == "wtalc" else 0.5]
+        assert result[2:] == (1, 2, 2, 2)
+        assert np.isnan(metrics.detection_map(found, {}, 4, np.array([0.5]), protocol).mean).all()
+
+
+def test_an_unknown_protocol_is_an_error():
+    with pytest.raises(InputError, match=r"no protocol 'thumos'.*activitynet, thumos_kit, wtalc, grid"):
+        metrics.match({}, {}, 1, np.array([0.5]), "thumos")
+
+
+@pytest.mark.parametrize("protocol", RULES)
+def test_pairs_in_parts(protocol, monkeypatch):
+    whole = [matched(seed, protocol) for seed in range(5)]
+    for size in (1, 7):
+        monkeypatch.setattr(metrics, "PAIRS_AT_ONCE", size)
+        for seed in range(5):
+            for a, b in zip(whole[seed], matched(seed, protocol)):
+                for x, y in zip(a, b):
+                    np.testing.assert_array_equal(x, y)
+
+
+def test_many_detections_are_matched_fast():
+    """They take a few hundredths of a second; one at a time in Python they would take minutes."""
+    rng = np.random.default_rng(0)
+    truth, found = {}, {}
+    for v in range(212):
+        start = 200 * rng.random((16 + 142, 1))
+        all_segments = np.concatenate([start, start + 1 + rng.exponential(4, start.shape)], axis=1)
+        truth[str(v)] = Annotation(all_segments[:16], np.full(16, v % 20))
+        found[str(v)] = Detections(all_segments[16:], np.full(142, v % 20), rng.random(142))
+    for protocol in RULES:
+        start = time.process_time()
+        result = metrics.detection_map(found, truth, 20, np.array(metrics.IOUS), protocol)
+        assert time.process_time() - start < 2
+        assert (result.mean[:5] > 0.01).all()
+
+
+def resampled(found, truth, copies):
+    """The data set in which a video is there as often as `copies` says."""
+    videos = [*truth, *(v for v in found if v not in truth)]
+    times = dict(zip(videos, copies))
+    return tuple({f"{v}#{j}": x for v, x in of.items() for j in range(times[v])} for of in (found, truth))
+
+
+@pytest.mark.parametrize("protocol", RULES)
+@pytest.mark.parametrize("seed", range(6))
+def test_bootstrap_is_the_evaluation_of_resampled_videos(protocol, seed):
+    found, truth, classes = random_case(seed)
+    rng = np.random.default_rng(seed)
+    scores = iter(rng.permutation(1000) / 1000)  # no equal ones
+    found = {v: d._replace(scores=np.array([next(scores) for _ in d.scores])) for v, d in found.items()}
+    ious, samples, level = np.array([0.1, 0.3, 0.7]), 12, 0.6
+    copies = np.random.default_rng(3).multinomial(5, [0.2] * 5, samples)
+    assert (copies == 0).any() and (copies > 2).any()
+    by_hand = np.array(
+        [metrics.detection_map(*resampled(found, truth, c), classes, ious, protocol).mean for c in copies]
+    )
+    columns = [*by_hand.T, by_hand.mean(axis=1)]
+    expected = [np.nanpercentile(column, [20, 80]) for column in columns]
+    result = metrics.bootstrap(metrics.match(found, truth, classes, ious, protocol), protocol, samples, 3, level)
+    np.testing.assert_allclose(result, expected, atol=1e-12)
+
+
+def test_bootstrap_in_parts_and_copies_of_equal_scores(monkeypatch):
+    for protocol in RULES:
+        of = matched(1, protocol)
+        whole = metrics.bootstrap(of, protocol, 50)
+        monkeypatch.setattr(metrics, "WEIGHTS_AT_ONCE", 100)
+        np.testing.assert_array_equal(metrics.bootstrap(of, protocol, 50), whole)
+        monkeypatch.undo()
+    # As many copies of the only video as there are: itself.
+    found, truth = {"v": detections((0, 10, 0, 0.5), (0, 9, 0, 0.5), (20, 30, 0, 0.5))}, {"v": annotation((20, 30, 0))}
+    of = metrics.match(found, truth, 1, np.array([0.5]))
+    np.testing.assert_allclose(metrics.bootstrap(of, samples=5), [[1 / 3, 1 / 3]] * 2)
+
+
+def test_bootstrap_interval():
+    """Each of 100 videos is hit or not; the mean over as many classes of one would have the binomial's spread."""
+    hit = np.arange(100) < 60
+    truth = {str(v): annotation((0, 10, 0)) for v in range(100)}
+    found = {str(v): detections((0, 10, 0, 1.0)) for v in range(100) if hit[v]}
+    low, high = metrics.bootstrap(metrics.match(found, truth, 1, np.array([0.5])), samples=4000)[0]
+    spread = 1.96 * np.sqrt(0.6 * 0.4 / 100)
+    assert low == pytest.approx(0.6 - spread, abs=0.015) and high == pytest.approx(0.6 + spread, abs=0.015)
+    with pytest.raises(InputError, match="no true segments"):
+        metrics.bootstrap(metrics.match(found, {}, 1, np.array([0.5])))
 
 
 def test_published_detections_of_stpn():
@@ -260,6 +551,7 @@ def test_published_detections_of_stpn():
     result = 100 * metrics.detection_map(found, truth, len(names), np.array(metrics.IOUS)).mean
     # Officially 52.12 44.20 34.70 26.06 17.71 10.09 4.99 1.34 0.10, from an unstable order of equal overlaps.
     np.testing.assert_allclose(result, [52.10, 44.22, 34.72, 26.07, 17.71, 10.09, 4.99, 1.34, 0.10], atol=0.01)
+    assert [f"{x:.1f}" for x in result] == ["52.1", "44.2", "34.7", "26.1", "17.7", "10.1", "5.0", "1.3", "0.1"]
 
 
 def test_classification_ap():
@@ -269,3 +561,66 @@ def test_classification_ap():
     expected = [(1 + 2 / 3) / 2, np.nan, 2 / 3, 1]
     np.testing.assert_allclose(metrics.classification_ap(scores, labels), expected)
     np.testing.assert_allclose(metrics.classification_ap(scores.astype(np.float32), labels.astype(float)), expected)
+    # Not interpolated, class 2 has 1/2 and 2/3.
+    expected[2] = (1 / 2 + 2 / 3) / 2
+    np.testing.assert_allclose(metrics.classification_ap(scores, labels, interpolate=False), expected)
+
+
+def test_hit_at_k():
+    labels = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 1], [0, 0, 0]])
+    scores = np.array([[0.9, 0.5, 0.1], [0.8, 0.1, 0.7], [0.8, 0.7, 0.1], [0.1, 0.2, 0.3]])
+    # Of the three videos with labels the first is hit at once, one of the second's labels is second, the third's last.
+    assert [metrics.hit_at_k(scores, labels, k) for k in (1, 2, 3, 9)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    assert metrics.hit_at_k(np.zeros((3, 3)), np.eye(3), 2) == pytest.approx(2 / 3)  # equal scores: the first classes
+    assert np.isnan(metrics.hit_at_k(scores, np.zeros((4, 3)), 1))
+
+
+def test_clip_ap_by_hand():
+    match = np.array([1, 0, 1, -1])
+    # Precision 1 (before: 1), 1/2, 2/3 (before: 1/2).
+    assert metrics.clip_ap(np.array([0.9, 0.8, 0.7, 0.6]), match) == pytest.approx((1 + (2 / 3 + 1 / 2) / 2) / 2)
+    # A miss first: 0, 1/2 (before: 0), 1/3, 1/2 (before 1/3).
+    assert metrics.clip_ap(np.array([0.8, 0.7, 0.6, 0.9]), match) == pytest.approx((1 / 4 + 5 / 12) / 2)
+    assert metrics.clip_ap(np.array([0.2, 0.1, 0.3, 0.1]), match) == 1
+    assert metrics.clip_ap(np.zeros(4), match) == metrics.clip_ap(-np.arange(4.0), match)
+    assert metrics.clip_ap(np.zeros(3), np.ones(3, int)) == 1
+    assert np.isnan(metrics.clip_ap(np.zeros(2), np.array([0, -1])))
+
+
+def test_clip_ap_is_the_area_by_trapezoids():
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        k = rng.integers(2, 12)
+        scores, match = rng.random(k), np.append(1, rng.integers(-1, 2, k - 1))
+        order, positives = sorted(range(k), key=lambda i: -scores[i]), sum(match > 0)
+        recall, precision = [Fraction(0)], [Fraction(1)]
+        for n in range(1, k + 1):
+            hits = sum(int(match[i] > 0) for i in order[:n])
+            recall.append(Fraction(hits, int(positives)))
+            precision.append(Fraction(hits, n))
+        area = sum((recall[n] - recall[n - 1]) * (precision[n] + precision[n - 1]) / 2 for n in range(1, k + 1))
+        assert metrics.clip_ap(scores, match) == pytest.approx(float(area))
+
+
+def test_highlight_map():
+    good, bad, none = np.array([0.9, 0.1]), np.array([0.1, 0.9]), np.array([-1, 0])
+    videos = [("a", good, np.array([1, -1])), ("b", bad, np.array([1, -1])), ("a", bad, np.array([1, 1]))]
+    videos += [("b", good, none), ("c", good, none), ("b", good, np.array([1, 0]))]
+    assert metrics.highlight_map(videos) == ({"a": 1, "b": (1 / 4 + 1) / 2}, (1 + 5 / 8) / 2)
+    assert metrics.highlight_map([])[0] == {} and np.isnan(metrics.highlight_map([])[1])
+
+
+def test_random_scores_of_highlights():
+    folder = SHARED / "youtube_highlights"
+    if not folder.exists():
+        pytest.skip("needs the clips of YouTube Highlights beside the repository, in ../shared/data")
+    clips = json.loads((folder / "clips.json").read_text())
+    test = (folder / "split_test.txt").read_text().split()
+    rng = np.random.default_rng(0)
+    maps = []
+    for _ in range(60):
+        videos = [(clips[v]["domain"], rng.random(len(clips[v]["match"])), np.array(clips[v]["match"])) for v in test]
+        by_domain, mean = metrics.highlight_map(videos)
+        maps.append(mean)
+    assert len(test) == 157 and len(by_domain) == 6
+    assert 100 * np.mean(maps) == pytest.approx(51.1, abs=0.5)
