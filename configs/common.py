@@ -66,6 +66,7 @@ def get_config(switches: ConfigDict) -> ConfigDict:
     config.localize.reject = 0.1  # classes with a lower video score give no detection (the best one always does)
     config.localize.thresholds = (0.2,)  # of the CAS, relative to its maximum
     config.localize.nms = 0.5  # temporal IoU above which the weaker of two detections of a class goes
+    config.localize.soft_nms = 0.0  # sigma of Gaussian soft-NMS (it decays scores), instead of `nms`; 0.0: off
 
     if switches.quick:
         config.steps, config.log_every, config.checkpoint_every = 200, 50, 100

@@ -1,9 +1,12 @@
+import math
+import time
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from wsal_jax import localize
-from wsal_jax.types import Meta, Scores
+from wsal_jax.types import InputError, Meta, Scores
 
 
 def meta(length, duration=1e9, fps=1.0, stride=1.0, offset=0.5):
@@ -11,8 +14,8 @@ def meta(length, duration=1e9, fps=1.0, stride=1.0, offset=0.5):
     return Meta("v", length, fps, stride, offset, duration)
 
 
-def config(reject=0.1, thresholds=(0.2,), nms=0.5):
-    return ConfigDict(dict(reject=reject, thresholds=thresholds, nms=nms))
+def config(reject=0.1, thresholds=(0.2,), nms=0.5, soft_nms=0.0):
+    return ConfigDict(dict(reject=reject, thresholds=thresholds, nms=nms, soft_nms=soft_nms))
 
 
 def scores(cas, video_score):
@@ -92,6 +95,28 @@ def test_nms_is_the_plain_definition(iou):
         assert localize.nms(segments, p, iou).tolist() == plain_nms(segments, p, iou)
 
 
+@pytest.mark.parametrize("iou", [0.0, 0.3, 0.7])
+def test_nms_of_fractional_segments(iou):
+    rng = np.random.default_rng(1)
+    for k in (5, 60, 60):
+        segments = 20 * rng.random((k, 1)) + np.stack([np.zeros(k), rng.exponential(3, k)], axis=1)
+        p = rng.random(k)
+        assert localize.nms(segments, p, iou).tolist() == plain_nms(segments, p, iou)
+
+
+def many_segments():
+    rng = np.random.default_rng(0)
+    segments = 20_000 * rng.random((10_000, 1)) + np.stack([np.zeros(10_000), rng.exponential(4, 10_000)], axis=1)
+    return segments, rng.random(10_000)
+
+
+def test_nms_of_many_segments_is_fast():
+    start = time.process_time()
+    assert 5000 < len(localize.nms(*many_segments(), 0.5)) < 10_000
+    localize.soft_nms(*many_segments(), 0.5)
+    assert time.process_time() - start < 10
+
+
 def test_nms_at_the_threshold_and_of_short_segments():
     p = np.array([0.5, 0.9])
     assert localize.nms(np.array([[0.0, 1], [0, 2]]), p, 0.5).tolist() == [1, 0]
@@ -102,6 +127,64 @@ def test_nms_at_the_threshold_and_of_short_segments():
 def test_a_suppressed_segment_does_not_suppress():
     segments = np.array([[0.0, 10], [3, 13], [6, 16]])  # neighbours overlap by 7/13, the outer two by 4/16
     assert localize.nms(segments, np.array([0.9, 0.8, 0.7]), 0.5).tolist() == [0, 2]
+
+
+def plain_soft_nms(segments, scores, sigma):
+    """Figure 2 of Bodla et al., on segments."""
+    rest, result = dict(enumerate(scores.tolist())), {}
+    while rest:
+        best = max(rest, key=rest.get)  # the first of equal ones
+        result[best] = rest.pop(best)
+        for i in rest:
+            (a, b), (c, d) = segments[best].tolist(), segments[i].tolist()
+            intersection = max(min(b, d) - max(a, c), 0)
+            iou = intersection / (b - a + d - c - intersection) if intersection > 0 else 0
+            rest[i] *= math.exp(-(iou**2) / sigma)
+    return [result[i] for i in range(len(scores))]
+
+
+@pytest.mark.parametrize("sigma", [1e-4, 0.3, 0.5, 2])
+def test_soft_nms_is_the_plain_definition(sigma):
+    rng = np.random.default_rng(0)
+    for k in (0, 1, 2, 40, 40, 40):
+        segments = np.sort(rng.integers(0, 15, (k, 2)), axis=1).astype(float)
+        p = rng.integers(0, 10, k) / 9
+        np.testing.assert_allclose(
+            localize.soft_nms(segments, p, sigma), plain_soft_nms(segments, p, sigma), atol=1e-14
+        )
+
+
+def test_soft_nms_by_hand():
+    # IoU 1/2 with the best; the third decays by 1/4 with the best and by 1/2 with the second.
+    segments = np.array([[0.0, 2], [0, 4], [0, 1]])
+    p = np.array([0.8, 1.0, 0.3])
+    decay = [np.exp(-(iou**2) / 0.5) for iou in (1 / 2, 1 / 4)]
+    expected = [0.8 * decay[0], 1.0, 0.3 * decay[1] * decay[0]]
+    np.testing.assert_allclose(localize.soft_nms(segments, p, 0.5), expected)
+    np.testing.assert_array_equal(p, [0.8, 1.0, 0.3])  # the input is left alone
+    for sigma in (0, -1.0):
+        with pytest.raises(InputError, match="sigma"):
+            localize.soft_nms(segments, p, sigma)
+
+
+def test_the_order_of_soft_nms_is_that_of_the_decayed_scores():
+    # The second decays to less than the third, which then does not decay by it first.
+    segments = np.array([[0.0, 10], [0, 9], [8, 10]])
+    p = np.array([0.9, 0.8, 0.7])
+    second = 0.8 * np.exp(-(0.9**2) / 0.1)
+    third = 0.7 * np.exp(-(0.2**2) / 0.1)
+    expected = [0.9, second * np.exp(-(0.1**2) / 0.1), third]
+    np.testing.assert_allclose(localize.soft_nms(segments, p, 0.1), expected)
+
+
+def test_propose_by_soft_nms():
+    cas = [[0.4], [0.4], [1], [0.4], [0.4], [0.4]]
+    # [0, 6) at 0.2 and [2, 3) at 0.5 overlap by 1/6.
+    found = localize.propose(scores(cas, [1]), meta(6), config(thresholds=(0.2, 0.5), nms=0.1, soft_nms=0.5))
+    assert rows(found) == approx([(0, 0, 6, 0.5 * np.exp(-1 / 18)), (0, 2, 3, 1)])
+    assert found.scores[0] == 1
+    with pytest.raises(InputError, match="sigma"):
+        localize.propose(scores(cas, [1]), meta(6), config(soft_nms=-0.5))
 
 
 def test_propose_by_hand():

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
 from wsal_jax.metrics import temporal_iou
-from wsal_jax.types import Detections, Meta, Scores
+from wsal_jax.types import Detections, InputError, Meta, Scores
 
 
 def snippet_to_seconds(index: Float[np.ndarray, "*k"] | float, meta: Meta) -> Float[np.ndarray, "*k"] | float:
@@ -45,13 +45,51 @@ def nms(segments: Float[np.ndarray, "k 2"], scores: Float[np.ndarray, " k"], iou
     A segment goes if its temporal IoU with a kept one of higher score is > `iou`. Equal scores rank in input order.
     Lengths are seconds: BaS-Net and its successors add 1 to them, so they also merge short segments that are disjoint.
     """
-    rest = np.argsort(-scores, kind="stable")
-    kept = []
-    while len(rest):
-        best, rest = rest[0], rest[1:]
-        kept.append(best)
-        rest = rest[temporal_iou(segments[[best]], segments[rest])[0] <= iou]
+    by_start, first, last = _by_start(segments)
+    rest, kept = np.ones(len(scores), bool), []
+    for best in np.argsort(-scores, kind="stable"):
+        if rest[best]:
+            kept.append(best)
+            near = by_start[first[best] : last[best]]
+            rest[near[temporal_iou(segments[[best]], segments[near])[0] > iou]] = False
     return np.array(kept, np.intp)
+
+
+def soft_nms(
+    segments: Float[np.ndarray, "k 2"], scores: Float[np.ndarray, " k"], sigma: float | int
+) -> Float[np.ndarray, " k"]:
+    """Gaussian soft non-maximum suppression (Bodla et al. 2017, equation 4): the decayed scores, in input order.
+
+    The segment of the highest score is selected, the scores of those not yet selected become `score * exp(-iou ** 2 /
+    sigma)` with their temporal IoU with it, and so on until all are selected. Scores are >= 0. Of equal scores the
+    first in input order is selected. Lengths are seconds, as in `nms`; no segment goes, whatever becomes of its score.
+
+    Raises:
+      InputError: a sigma that is not positive.
+    """
+    if not sigma > 0:
+        raise InputError(f"sigma of soft NMS is {sigma}: must be positive")
+    by_start, first, last = _by_start(segments)
+    decayed = scores.astype(np.float64)
+    waiting = decayed.copy()  # -inf where selected
+    for _ in range(len(scores)):
+        best = waiting.argmax()
+        waiting[best] = -np.inf
+        near = by_start[first[best] : last[best]]
+        near = near[waiting[near] > -np.inf]
+        decayed[near] *= np.exp(-(temporal_iou(segments[[best]], segments[near])[0] ** 2) / sigma)
+        waiting[near] = decayed[near]
+    return decayed
+
+
+def _by_start(
+    segments: Float[np.ndarray, "k 2"],
+) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
+    """Order by start, and for each segment the range in it that holds all segments that overlap with it."""
+    order = np.argsort(segments[:, 0], kind="stable")
+    start, end = segments.T
+    furthest_end = np.maximum.accumulate(end[order])
+    return order, np.searchsorted(furthest_end, start, "right"), np.searchsorted(start[order], end)
 
 
 def propose(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
@@ -61,12 +99,12 @@ def propose(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
     (largest CAS of the class in this video) is a segment, from the left edge of its first to the right edge of its last
     snippet, clipped to [0, meta.duration]. The score is the mean CAS over the snippets of the run times the video score
     of the class; the paper gives no formula. Segments that are empty after clipping go; then `nms` of each class, over
-    all thresholds together. A class whose CAS is nowhere positive has no detection.
+    all thresholds together, or `soft_nms` instead. A class whose CAS is nowhere positive has no detection.
 
     Args:
       scores: of one video without padding, NumPy.
       meta: of the same video.
-      config: `reject` (see `predicted_classes`), `thresholds`, `nms` (the IoU).
+      config: `reject` (see `predicted_classes`), `thresholds`, `nms` (the IoU), `soft_nms` (the sigma; 0 for `nms`).
 
     Raises:
       ValueError: the CAS does not have `meta.length` snippets.
@@ -90,7 +128,11 @@ def _of_class(scores: Scores, c: int, meta: Meta, config: ConfigDict) -> Detecti
     score = scores.video_score[c] * (total[runs[:, 1]] - total[runs[:, 0]]) / (runs[:, 1] - runs[:, 0])
     real = segments[:, 0] < segments[:, 1]
     segments, score = segments[real], score[real]
-    kept = nms(segments, score, config.nms)
+    if config.soft_nms:
+        score = soft_nms(segments, score, config.soft_nms)
+        kept = np.argsort(-score, kind="stable")
+    else:
+        kept = nms(segments, score, config.nms)
     return Detections(segments[kept], np.full(len(kept), c), score[kept])
 
 
