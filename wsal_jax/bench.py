@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from wsal_jax import method, sharding
+from wsal_jax import method, metrics, sharding
 from wsal_jax import train as loop
 from wsal_jax.aggregate import marginalized_average, marginalized_average_scan
+from wsal_jax.types import Annotation, Detections
 
 
 def seconds(function, *args) -> float:
@@ -89,10 +90,47 @@ def train(args: argparse.Namespace) -> None:
             print(f"{text:<56} {phase.name:<10} {size} {time_ms:>10.2f} {time_ms / first:>12.2f}x", flush=True)
 
 
+def score(args: argparse.Namespace) -> None:
+    """Detection mAP of random segments: time against their number, and by protocol.
+
+    212 videos with 16 true segments of one class each, out of 20, as on THUMOS14; 9 thresholds. Detections are of the
+    class of their video, so that each is compared with all its true segments.
+    """
+    videos, classes, instances = 212, 20, 16
+    rng = np.random.default_rng(0)
+
+    def random_segments(k):
+        start = 200 * rng.random(k)
+        return np.stack([start, start + 0.3 + rng.exponential(4, k)], axis=1)
+
+    truth = {
+        str(v): Annotation(random_segments(instances), np.full(instances, v % classes), random_segments(1))
+        for v in range(videos)
+    }
+    print(
+        f"{videos} videos, {classes} classes, {videos * instances} true segments, {len(metrics.IOUS)} thresholds, NumPy"
+    )
+    print(f"{'detections':>10} {'protocol':<12} {'seconds':>8} {'growth':>7} {'mAP@.5':>7}")
+    previous = None
+    for count in (1000, 10_000, 30_000, 100_000, 1_000_000):
+        found = {
+            str(v): Detections(random_segments(k), np.full(k, v % classes), rng.random(k))
+            for v, k in enumerate(np.bincount(np.arange(count) % videos))
+        }
+        for protocol in metrics.PROTOCOLS if count == 30_000 else ("activitynet",):
+            start = time.perf_counter()
+            result = metrics.detection_map(found, truth, classes, np.array(metrics.IOUS), protocol)
+            took = time.perf_counter() - start
+            growth = ""
+            if protocol == "activitynet":
+                growth, previous = f"{took / previous:.1f}x" if previous else "", took
+            print(f"{count:>10,} {protocol:<12} {took:>8.3f} {growth:>7} {100 * result.mean[4]:>7.1f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m wsal_jax.bench", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for run in (aggregate, train):
+    for run in (aggregate, train, score):
         command = commands.add_parser(run.__name__, help=run.__doc__.splitlines()[0])
         command.set_defaults(run=run)
         if run is train:
