@@ -46,6 +46,7 @@ def get_config(switches: ConfigDict) -> ConfigDict:
         number = config_dict.placeholder(float)
         config.data.reader = ConfigDict(dict(layout="auto", bad_videos="refuse", bad_segments="keep"))
         config.data.reader.update(fps=number, stride=number, offset=number)  # None: those of the layout
+        config.data.reader.resized = False  # the features of a video divide its duration equally
         if benchmark == "thumos14":
             config.data.reader.update(videos="all", diving="both")
 

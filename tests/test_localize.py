@@ -32,27 +32,6 @@ def approx(expected):
     return [pytest.approx(row, abs=1e-6) for row in expected]
 
 
-FPS, STRIDES, OFFSETS = (24.0, 25.0, 29.97, 30.0), (4.0, 8.0, 16.0, 50.0), (0.0, 7.5, 50.0)
-
-
-def test_seconds_by_hand():
-    assert localize.snippet_to_seconds(3.0, meta(9, fps=25.0, stride=16.0, offset=8.0)) == pytest.approx(2.24)
-    assert localize.snippet_to_seconds(0.0, meta(9, fps=29.97, stride=50.0, offset=50.0)) == pytest.approx(1.668335)
-    assert localize.seconds_to_snippet(2.24, meta(9, fps=25.0, stride=16.0, offset=8.0)) == pytest.approx(3)
-
-
-@pytest.mark.parametrize("fps", FPS)
-@pytest.mark.parametrize("stride", STRIDES)
-@pytest.mark.parametrize("offset", OFFSETS)
-def test_seconds_and_snippets(fps, stride, offset):
-    m = meta(100, fps=fps, stride=stride, offset=offset)
-    index = np.array([[-0.5, 0.0], [7.25, 99.5]])
-    time = localize.snippet_to_seconds(index, m)
-    np.testing.assert_allclose(localize.seconds_to_snippet(time, m), index, atol=1e-9)
-    for i, t in zip(index.flat, time.flat):
-        assert t * fps == pytest.approx(offset + i * stride)  # a frame number
-
-
 def test_predicted_classes():
     p = np.array([0.05, 0.1, 0.9, 0.0999], np.float32)
     assert localize.predicted_classes(p, 0.1).tolist() == [1, 2]  # 0.1 is not below 0.1, in float32 either

@@ -156,7 +156,7 @@ def test_options_of_the_reader_reach_the_builder(tmp_path):
     assert data.counts.sum() == 4 and len(data.class_names) == 20
     np.testing.assert_array_equal(data.annotations[1].ambiguous, [[8, 9.5]])
     config.reader.layout = "cmcs"
-    with pytest.raises(InputError, match="no video found: looked for <video>-rgb.npz"):
+    with pytest.raises(InputError, match=r"no video found: looked for <video>-rgb\.npz"):
         pipeline.build(config)
     assert "reader" not in maan.get_config("dataset=feature_folder").data
     assert "videos" not in maan.get_config("dataset=activitynet/1.3").data.reader

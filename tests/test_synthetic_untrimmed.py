@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from wsal_jax import localize, metrics
+from wsal_jax import metrics, times
 from wsal_jax.data import difficulty
 from wsal_jax.data import synthetic_untrimmed as synthetic
 from wsal_jax.types import Annotation, Meta
@@ -39,7 +39,7 @@ def noise_free(index, stream):
     line = synthetic.timeline(config, "train", index)
     x = synthetic.render(config, line, np.random.default_rng(index))[stream].astype(np.float64)
     h = np.log(np.expm1(x / synthetic.STREAMS[stream]["scale"]))
-    time = localize.snippet_to_seconds(np.arange(len(h), dtype=np.float64), meta(line, len(h)))
+    time = times.snippet_to_seconds(np.arange(len(h), dtype=np.float64), meta(line, len(h)))
     return line, time, h, synthetic.world(config)[stream]
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from wsal_jax import localize
+from wsal_jax import times
 from wsal_jax.types import Annotation, Detections, Meta, Scores
 
 MAX_CLASSES = 4
@@ -48,7 +48,7 @@ def draw(
     inside = dict(left=LEFT / WIDTH, right=1 - RIGHT / WIDTH, bottom=BOTTOM / height, top=1 - TOP / height, hspace=0)
     rows = figure.subplots(len(heights), sharex=True, gridspec_kw=dict(height_ratios=heights, **inside))
 
-    edges = localize.snippet_to_seconds(np.arange(meta.length + 1) - 0.5, meta)
+    edges = times.snippet_to_seconds(np.arange(meta.length + 1) - 0.5, meta)
     colors = {name: COLORS_MODELS[min(i, len(COLORS_MODELS) - 1)] for i, name in enumerate(scores)}
     best = detections.scores.max() if len(detections.scores) else 1
     for label, (header, true_row, *model_rows, detected_row) in zip(shown, rows.reshape(len(shown), -1)):

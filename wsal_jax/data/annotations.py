@@ -15,7 +15,6 @@ from wsal_jax.data import arrays
 from wsal_jax.data.checks import AMBIGUOUS, Problems, check_id, is_plain, number, read_json, read_lines
 from wsal_jax.types import InputError
 
-
 CLASS_FILES = ("[A-Z]*_val.txt", "[A-Z]*_test.txt")
 """Patterns of the names of THUMOS14's text files."""
 

@@ -25,7 +25,8 @@ from wsal_jax.data.annotations import odd_segments
 from wsal_jax.data.builder import SPLITS, STREAMS, Entry, Folder, FolderBuilder, fingerprint, state_of
 from wsal_jax.data.checks import FolderError, Problems, check_features, check_id
 from wsal_jax.data.layouts import Benchmark, Sampling, Source
-from wsal_jax.types import InputError
+from wsal_jax.times import resampled, snippet_to_seconds
+from wsal_jax.types import InputError, Meta
 
 TEXTS = (".json", ".txt")
 ARRAYS = (".npy", ".npz", ".pt", ".pth", ".pkl", ".csv", ".mat")
@@ -44,6 +45,8 @@ class Options(NamedTuple):
     """Instead of the layout's frames per second; `stride` and `offset` (frames) likewise."""
     stride: float | None = None
     offset: float | None = None
+    resized: bool = False
+    """The features of each video were resized, to 100 snippets for instance: they divide its duration equally."""
 
     def check(self) -> None:
         """Raises an InputError for a choice that is not there."""
@@ -91,9 +94,8 @@ def check(root: Path, benchmark: Benchmark, options: Options) -> Folder:
             flawed(id, f"{id!r} ({'; '.join(places)})", "is there more than once: keep one")
         elif not check_id(id, places[0], flaws):
             bad.add(id)
-    sampling = Sampling(
-        *(given if given is not None else default for given, default in zip(options[-3:], listing.sampling))
-    )
+    given = options.fps, options.stride, options.offset
+    sampling = Sampling(*(default if x is None else x for x, default in zip(given, listing.sampling)))
     known = {label for source in sources if source.record for label in source.record.video_labels}
     classes = list(benchmark.classes or sorted(known))
     if len(classes) > benchmark.num_classes:
@@ -186,8 +188,14 @@ def _entry(
         what = "has no frame rate in the annotations, and its features are at the video's own: give the option fps"
         flawed(source.id, name, what)
         return None
-    snippet = sampling.stride / fps
-    end = (sampling.offset + (length - 0.5) * sampling.stride) / fps
+    times = Meta(source.id, length, fps, sampling.stride, sampling.offset, record.duration or 0.0)
+    if options.resized:
+        if not record.duration:
+            flawed(source.id, name, "has no duration in the annotations, which its resized features divide")
+            return None
+        times = resampled(Meta(source.id, 1, fps, record.duration * fps, record.duration * fps / 2, 0.0), length)
+    snippet = times.stride / fps
+    end = float(snippet_to_seconds(length - 0.5, times))
     duration = record.duration or end
     if end - duration > max(2 * snippet, 0.05 * duration):
         what = f"has features up to {end:.1f} s, and lasts {duration:.1f} s: are fps, stride or offset others?"
@@ -215,8 +223,8 @@ def _entry(
         segment_labels=[record.labels[i] for i in keep],
         ambiguous=list(record.ambiguous),
         fps=fps,
-        stride=sampling.stride,
-        offset=sampling.offset,
+        stride=times.stride,
+        offset=times.offset,
         duration=duration,
     )
     return source.split, entry

@@ -20,7 +20,7 @@ import scipy.special
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from wsal_jax import localize, metrics
+from wsal_jax import localize, metrics, times
 from wsal_jax.data import pipeline
 from wsal_jax.types import Annotation, Detections, Meta
 
@@ -59,7 +59,7 @@ def probability(model: dict[str, Float[np.ndarray, "..."]], x: Float[np.ndarray,
 
 def snippet_labels(annotation: Annotation, meta: Meta, num_classes: int) -> Float[np.ndarray, "n c"]:
     """1 where the centre of the snippet lies in a true segment of the class."""
-    centre = localize.snippet_to_seconds(np.arange(meta.length, dtype=np.float64), meta)[:, None]
+    centre = times.snippet_to_seconds(np.arange(meta.length, dtype=np.float64), meta)[:, None]
     inside = (annotation.segments[:, 0] <= centre) & (centre < annotation.segments[:, 1])
     return (inside @ np.eye(num_classes, dtype=np.float32)[annotation.labels]).clip(0, 1)
 
@@ -69,7 +69,7 @@ def detections(probabilities: Float[np.ndarray, "n c"], meta: Meta) -> Detection
     segments, labels, scores = [], [], []
     for c, p in enumerate(probabilities.T):
         for first, last in localize.components(p > 0.5):
-            segments.append(localize.snippet_to_seconds(np.array([first, last]) - 0.5, meta))
+            segments.append(times.snippet_to_seconds(np.array([first, last]) - 0.5, meta))
             labels.append(c)
             scores.append(p[first:last].mean())
     return Detections(np.array(segments).reshape(-1, 2), np.array(labels, int), np.array(scores, np.float64))

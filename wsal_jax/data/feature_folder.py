@@ -55,6 +55,8 @@ from wsal_jax.data.checks import (
     read_json,
     read_lines,
 )
+from wsal_jax.times import snippet_to_seconds
+from wsal_jax.types import Meta
 
 
 def check(root: str | os.PathLike) -> Folder:
@@ -243,7 +245,8 @@ def _read_entry(
     fps = given_number("fps", None, "positive")
     stride = given_number("feature_stride_frames", None, "positive")
     offset = given_number("feature_offset_frames", stride / 2, "non-negative")
-    end = math.nan if length is None else (offset + (length - 0.5) * stride) / fps
+    times = Meta(id, length or 0, fps, stride, offset, math.nan)
+    end = math.nan if length is None else float(snippet_to_seconds(length - 0.5, times))
     duration = given_number("duration", end, "positive", (video,))
     if end - duration > 1.5 * stride / fps:
         what = f"features go on to {end:.2f} s, but the video has {duration:.2f} s"
