@@ -63,6 +63,12 @@ def get_config(switches: ConfigDict) -> ConfigDict:
     config.checkpoint_every = 500  # steps; a multiple of log_every
     config.plots = 4  # test videos drawn
 
+    config.evaluation = ConfigDict()
+    config.evaluation.protocol = "activitynet"  # or thumos_kit, wtalc, grid: see wsal_jax/metrics.py
+    first, step = (0.5, 0.05) if "activitynet" in switches.dataset else (0.1, 0.1)  # as papers on each have it
+    config.evaluation.ious = tuple(round(first + i * step, 2) for i in range(10 if first == 0.5 else 9))
+    config.evaluation.bootstrap = 1000  # resamplings of the test videos for the 95 % intervals
+
     config.localize = ConfigDict()
     config.localize.reject = 0.1  # classes with a lower video score give no detection (the best one always does)
     config.localize.thresholds = (0.2,)  # of the CAS, relative to its maximum

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from wsal_jax import evaluate, method, train
+from wsal_jax import evaluate, method, metrics, train
 from wsal_jax.data import pipeline
-from wsal_jax.types import Annotation, Detections, Scores, Video
+from wsal_jax.data.clips import Clips
+from wsal_jax.types import Annotation, Detections, InputError, Scores, Video
 
 
 @pytest.fixture
@@ -27,6 +28,12 @@ def perfect(data):
         cas = np.stack([inside[annotation.labels == c].any(0) for c in range(len(labels))], 1).astype(np.float32)
         scores.append(Scores(labels, cas, cas.max(1), {}))
     return scores
+
+
+def measure(of_models, rows, data, config, clips=None):
+    """The values alone."""
+    table = evaluate.measure(of_models, rows, data, config.evaluation, clips or {})
+    return {row: {column: cell["value"] for column, cell in cells.items()} for row, cells in table.items()}
 
 
 def test_scores_are_those_of_each_seed_and_video_alone(config, data):
@@ -50,7 +57,7 @@ def test_scores_are_those_of_each_seed_and_video_alone(config, data):
 def test_perfect_scores_beat_the_floors(config, data, perfect):
     made = method.get(config.method)
     of_models, rows = evaluate.detect(made, {"rgb": perfect, "flow": perfect}, data, config, seed=0)
-    table = evaluate.measure(of_models, rows, data)
+    table = measure(of_models, rows, data, config)
     assert list(table) == ["rgb", "flow", "fused", "whole video", "shuffled"]
     assert table["fused"] == table["rgb"] and table["rgb"]["classification"] == 100
     assert table["rgb"]["0.5"] > 90
@@ -87,19 +94,22 @@ def test_a_video_without_annotations_is_no_false_positive(config, data, perfect)
     of_models, rows = evaluate.detect(made, {"rgb": perfect}, data, config, 0)
     counts, annotations = data.counts.copy(), list(data.annotations)
     counts[2], annotations[2] = -1, Annotation(np.zeros((0, 2)), np.zeros(0, int))
-    partly = evaluate.measure(of_models, rows, data._replace(counts=counts, annotations=annotations))
+    partly = measure(of_models, rows, data._replace(counts=counts, annotations=annotations), config)
     assert partly["rgb"]["0.5"] > 90
-    negative = evaluate.measure(of_models, rows, data._replace(annotations=annotations))
+    negative = measure(of_models, rows, data._replace(annotations=annotations), config)
     assert negative["rgb"]["0.5"] < partly["rgb"]["0.5"]
 
 
 def test_summary_has_mean_and_sample_deviation():
-    tables = [{"rgb": {"0.5": 10.0}}, {"rgb": {"0.5": 12.0}}, {"rgb": {"0.5": 17.0}}]
+    tables = [{"rgb": {"0.5": {"value": x, "interval": [x - 1, x + 2]}}} for x in (10.0, 12.0, 17.0)]
     cell = evaluate.summarise(tables)["rgb"]["0.5"]
     assert cell["mean"] == 13 and np.isclose(cell["std"], np.sqrt((9 + 1 + 16) / 2))
     assert evaluate.summarise(tables[:1])["rgb"]["0.5"]["std"] == 0
-    assert evaluate.format_table(evaluate.summarise(tables)).splitlines()[1].split() == ["rgb", "13.0±3.6"]
-    assert evaluate.format_table(evaluate.summarise(tables[:1])).splitlines()[1].split() == ["rgb", "10.0"]
+    assert cell["intervals"] == [[9, 12], [11, 14], [16, 19]]
+    lines = evaluate.format_table(evaluate.summarise(tables)).splitlines()
+    assert [line.split() for line in lines[1:]] == [["rgb", "13.0±3.6"]]
+    lines = evaluate.format_table(evaluate.summarise(tables[:1])).splitlines()
+    assert [line.split()[-1] for line in lines[1:]] == ["10.0", "9.0", "12.0"]
 
 
 def test_submission_is_sorted_and_named(data):
@@ -112,3 +122,61 @@ def test_submission_is_sorted_and_named(data):
         {"label": data.class_names[2], "score": 0.2, "segment": [0.0, 1.0]},
     ]
     assert results[data.metas[1].id] == []
+
+
+def test_intervals_hold_the_value_and_follow_the_option(config, data, perfect):
+    noisy = [x._replace(cas=np.random.default_rng(0).uniform(0, 1, x.cas.shape).astype(np.float32)) for x in perfect]
+    of_models, rows = evaluate.detect(method.get(config.method), {"rgb": noisy}, data, config, 0)
+    table = evaluate.measure(of_models, rows, data, config.evaluation, {})
+    for row in table.values():
+        for column in ("0.1", "0.5", "average"):
+            low, high = row[column]["interval"]
+            assert 0 <= low <= high <= 100
+    low, high = table["rgb"]["0.1"]["interval"]
+    assert low < table["rgb"]["0.1"]["value"] < high
+    config.evaluation.bootstrap = 0
+    assert "interval" not in evaluate.measure(of_models, rows, data, config.evaluation, {})["rgb"]["0.1"]
+
+
+def test_the_protocol_and_its_thresholds_are_used_and_named(config, data, perfect, tmp_path):
+    config.evaluation.protocol, config.evaluation.ious = "wtalc", (0.25, 0.5)
+    text = evaluate.report(method.get(config.method), {"rgb": [perfect]}, data, config, tmp_path)
+    assert text.startswith("protocol wtalc, ") and text.splitlines()[1].split()[:3] == ["mAP@IoU", "0.25", "0.5"]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["protocol"] == "wtalc" and set(results) >= {"videos", "classes", "instances"}
+    _, rows = evaluate.detect(method.get(config.method), {"rgb": perfect}, data, config, 0)
+    truth = {meta.id: annotation for meta, annotation in zip(data.metas, data.annotations)}
+    found = {meta.id: one for meta, one in zip(data.metas, rows["rgb"])}
+    expected = metrics.detection_map(found, truth, 3, np.array([0.25, 0.5]), "wtalc").mean
+    assert [results["rows"]["rgb"][c]["mean"] for c in ("0.25", "0.5")] == pytest.approx(100 * expected)
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("evaluation.protocol", "anet"),
+        ("evaluation.ious", (0.0, 0.5)),
+        ("evaluation.bootstrap", -1),
+        ("localize.soft_nms", -0.1),
+    ],
+)
+def test_what_cannot_be_evaluated_is_found_before(config, data, option, value):
+    config.update_from_flattened_dict({option: value})
+    with pytest.raises(InputError, match=option.split(".")[1]):
+        evaluate.check(config, data)
+
+
+def test_highlights_are_ranked_by_the_models(config, data, perfect):
+    """Clips of one snippet each: perfect scores rank all of them right, shuffled ones do not."""
+    highlights = {}
+    for meta, labels, scores in zip(data.metas, data.labels, perfect):
+        label = int(labels.argmax())
+        centres = meta.offset + np.arange(meta.length) * meta.stride
+        match = np.where(scores.cas[:, label] > 0, 1, -1)
+        frames = np.stack([centres - 1, centres + 1], 1)
+        highlights[meta.id] = Clips(data.class_names[label], label, match, frames)
+    of_models, rows = evaluate.detect(method.get(config.method), {"rgb": perfect, "flow": perfect}, data, config, 0)
+    table = measure(of_models, rows, data, config, highlights)
+    assert table["fused"]["clips"] == 100 and table["shuffled"]["clips"] < 90
+    assert "clips" not in table["whole video"]
+    assert "clips" not in measure(of_models, rows, data, config)["fused"]

@@ -1,7 +1,8 @@
 """From parameters to scores, detections and the table of results, each seed for itself.
 
 The table has a row for each model, one for their fusion, and two floors that need no localization at all: `whole video`
-predicts the whole video for each predicted class, `shuffled` permutes the fused scores in time.
+predicts the whole video for each predicted class, `shuffled` permutes the fused scores in time. Of data with highlight
+clips (`data/clips.py`), "clips" is the mean AP of ranking them.
 """
 
 import json
@@ -18,11 +19,32 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from wsal_jax import fuse, localize, metrics
-from wsal_jax.data import pipeline
+from wsal_jax.data import clips, pipeline
+from wsal_jax.data.clips import Clips
 from wsal_jax.method import Method, Params
-from wsal_jax.types import Detections, Scores, Video
+from wsal_jax.types import Detections, InputError, Scores, Video
 
 FUSED, WHOLE, SHUFFLED = "fused", "whole video", "shuffled"
+
+
+def check(config: ConfigDict, data: pipeline.Dataset) -> dict[str, Clips]:
+    """Finds what cannot be evaluated before anything is trained; returns the highlight clips by video id, if any.
+
+    Raises:
+      InputError: an option of `config`, or the user's `clips.json`.
+    """
+    options = config.evaluation
+    if options.protocol not in metrics.PROTOCOLS:
+        known = ", ".join(metrics.PROTOCOLS)
+        raise InputError(f"config.evaluation.protocol={options.protocol!r}: there are {known}")
+    if not options.ious or not all(0 < iou <= 1 for iou in options.ious):
+        raise InputError(f"config.evaluation.ious={options.ious}: must be temporal IoUs above 0, up to 1")
+    if config.localize.soft_nms < 0 or options.bootstrap < 0:
+        given = f"config.localize.soft_nms={config.localize.soft_nms}, config.evaluation.bootstrap={options.bootstrap}"
+        raise InputError(f"{given}: must not be negative")
+    if config.data.name != "feature_folder":
+        return {}
+    return clips.read(Path(config.data.root), data.class_names)
 
 
 @lru_cache
@@ -67,7 +89,7 @@ def detect(
 ) -> tuple[dict[str, list[Scores]], dict[str, list[Detections]]]:
     """Adds the fused scores of each video to those of the models, and detects in them and by the two floors.
 
-    Returns the scores by model and the detections by row of the table.
+    Returns the scores by model, with the shuffled ones, and the detections by row of the table.
     """
     final = next(iter(scores))
     if len(scores) > 1:
@@ -79,7 +101,7 @@ def detect(
     rows = {name: [propose(*video, config.localize) for video in zip(of, data.metas)] for name, of in scores.items()}
     rows[WHOLE] = [localize.whole_video(*video, config.localize) for video in zip(scores[final], data.metas)]
     rows[SHUFFLED] = [localize.propose(*video, config.localize) for video in zip(shuffled, data.metas)]
-    return scores, rows
+    return {**scores, SHUFFLED: shuffled}, rows
 
 
 def annotated(data: pipeline.Dataset) -> Int[np.ndarray, " k"]:
@@ -88,38 +110,61 @@ def annotated(data: pipeline.Dataset) -> Int[np.ndarray, " k"]:
 
 
 def measure(
-    scores: dict[str, list[Scores]], rows: dict[str, list[Detections]], data: pipeline.Dataset
-) -> dict[str, dict[str, float]]:
-    """Each row's mAP in percent by temporal IoU, their average, and the classification mAP of a model."""
+    scores: dict[str, list[Scores]],
+    rows: dict[str, list[Detections]],
+    data: pipeline.Dataset,
+    config: ConfigDict,
+    highlights: dict[str, Clips],
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Each row's results in percent: "value" and, of the mAPs, "interval" (95 % of resampled test videos).
+
+    The columns are the mAP by temporal IoU under `config.protocol` and its average, the classification mAP of a model
+    (interpolated or not as the protocol's AP), and the AP of highlight clips. `config` is `config.evaluation`.
+    """
     known = annotated(data)
     truth = {data.metas[i].id: data.annotations[i] for i in known}
-    table = {}
+    ious = np.array(config.ious, np.float64)
+    columns = [*(f"{iou:g}" for iou in config.ious), "average"]
+    interpolate = metrics.PROTOCOLS[config.protocol].interpolated
+    with_clips = [i for i, meta in enumerate(data.metas) if meta.id in highlights]
+    table: dict[str, dict[str, dict[str, Any]]] = {}
     for name, detections in rows.items():
         found = {data.metas[i].id: detections[i] for i in known}
-        by_iou = 100 * metrics.detection_map(found, truth, len(data.class_names), np.array(metrics.IOUS)).mean
-        table[name] = {f"{iou:.1f}": float(x) for iou, x in zip(metrics.IOUS, by_iou)}
-        table[name]["average"] = float(by_iou.mean())
-        if name in scores:
+        by_iou = metrics.detection_map(found, truth, len(data.class_names), ious, config.protocol).mean
+        table[name] = {c: {"value": float(100 * x)} for c, x in zip(columns, [*by_iou, by_iou.mean()])}
+        if config.bootstrap:
+            matched = metrics.match(found, truth, len(data.class_names), ious, config.protocol)
+            intervals = 100 * metrics.bootstrap(matched, config.protocol, config.bootstrap)
+            for column, interval in zip(columns, intervals):
+                table[name][column]["interval"] = interval.tolist()
+        if name in scores and name != SHUFFLED:  # which ranks the videos as the fused scores do
             video_scores = np.stack([scores[name][i].video_score for i in known])
-            ap = metrics.classification_ap(video_scores, data.labels[known])
-            table[name]["classification"] = float(100 * np.nanmean(ap))
+            ap = metrics.classification_ap(video_scores, data.labels[known], interpolate)
+            table[name]["classification"] = {"value": float(100 * np.nanmean(ap))}
+        if name in scores and with_clips:
+            of_clips = [(highlights[data.metas[i].id], scores[name][i], data.metas[i]) for i in with_clips]
+            of_clips = [(x.domain, clips.clip_scores(video, meta, x), x.match) for x, video, meta in of_clips]
+            table[name]["clips"] = {"value": 100 * metrics.highlight_map(of_clips)[1]}
     return table
 
 
-def summarise(tables: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Mean, sample standard deviation (0 for one seed) and the single values over seeds, for each row and column."""
-    summary = {}
+def summarise(tables: Sequence[dict[str, dict[str, dict[str, Any]]]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Mean, sample standard deviation (0 for one seed), and values and intervals of each seed, by row and column."""
+    summary: dict[str, dict[str, dict[str, Any]]] = {}
     for row, columns in tables[0].items():
-        values = {column: [table[row][column] for table in tables] for column in columns}
-        summary[row] = {
-            column: {"mean": float(np.mean(x)), "std": float(np.std(x, ddof=min(1, len(x) - 1))), "values": x}
-            for column, x in values.items()
-        }
+        summary[row] = {}
+        for column in columns:
+            cells = [table[row][column] for table in tables]
+            x = [cell["value"] for cell in cells]
+            std = float(np.std(x, ddof=min(1, len(x) - 1)))
+            summary[row][column] = {"mean": float(np.mean(x)), "std": std, "values": x}
+            if "interval" in cells[0]:
+                summary[row][column]["intervals"] = [cell["interval"] for cell in cells]
     return summary
 
 
 def format_table(summary: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """The table as text: mAP@IoU, average over IoUs, classification mAP; mean and, of several seeds, spread."""
+    """The table as text; mean and, of several seeds, spread. Below it, of one seed, the last model's 95 % intervals."""
     columns = list(next(iter(summary.values())))
 
     def cell(entry):
@@ -130,6 +175,12 @@ def format_table(summary: dict[str, dict[str, dict[str, Any]]]) -> str:
     lines = [["mAP@IoU", *columns]] + [
         [row, *(cell(x.get(column)) for column in columns)] for row, x in summary.items()
     ]
+    final = [row for row in summary if row not in (WHOLE, SHUFFLED)][-1]
+    intervals = [summary[final].get(column, {}).get("intervals", []) for column in columns]
+    if len(intervals[0]) == 1:
+        for i, side in enumerate(("from", "to")):
+            ends = [f"{interval[0][i]:.1f}" if interval else "" for interval in intervals]
+            lines.append([f"{final}, 95 % {side}", *ends])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(line[1:], widths[1:]))])
@@ -161,6 +212,7 @@ def report(
     `scores` by model, then seed, then video. `detections.json` and the pictures are the first seed's; those of the
     others are called `detections_seed<seed>.json`. Test videos without annotations are detected in, not measured.
     """
+    highlights = check(config, data)
     known = annotated(data)
     true_labels = [label for i in known for label in data.annotations[i].labels]
     tables = []
@@ -173,12 +225,12 @@ def report(
         if i == 0:
             draw(of_models, final, data, config.plots, workdir / "plots")
         if true_labels:
-            tables.append(measure(of_models, rows, data))
+            tables.append(measure(of_models, rows, data, config.evaluation, highlights))
     if not true_labels:
         return "No test video is annotated, so nothing is measured; detections.json holds what was found."
     summary = summarise(tables)
     about = {
-        "protocol": "activitynet",
+        "protocol": config.evaluation.protocol,
         "dataset": config.data.name,
         "videos": len(known),
         "classes": len(set(true_labels)),
@@ -203,6 +255,6 @@ def draw(
     directory.mkdir(exist_ok=True)
     for video in np.unique(np.linspace(0, len(data.metas) - 1, min(count, len(data.metas))).astype(int)):
         meta = data.metas[video]
-        of_video = {name: of[video] for name, of in scores.items()}
+        of_video = {name: of[video] for name, of in scores.items() if name != SHUFFLED}
         path = directory / f"{meta.id}.png"
         plot.draw(path, meta, data.annotations[video], of_video, detections[video], data.class_names)

@@ -33,6 +33,7 @@ def run(config: ConfigDict, workdir: str | None = None) -> str:
     builder = pipeline.build(config.data)
     data = {split: pipeline.load(builder, split) for split in ("train", "test")}
     train.check(config, data["train"], mesh)
+    evaluate.check(config, data["test"])
     folder = open_run(workdir, config, builder.info.full_name)
     multihost_utils.sync_global_devices("workdir opened")
     scores = {}
