@@ -42,13 +42,15 @@ def read(root: Path, class_names: list[str]) -> dict[str, Clips]:
             problems.add(where, 'must be {"domain": class name, "match": [...], "clip_frames": [[first, last], ...]}')
             continue
         domain, match, frames = fields
-        frames = np.array([[number(x) for x in pair] if isinstance(pair, list) else [] for pair in frames], object)
+        frames = [[number(x) for x in pair] if isinstance(pair, list) else [] for pair in frames]
         if domain not in class_names:
             problems.add(where, f"the domain {domain!r} is no class of gt.json")
         elif len(match) != len(frames) or not all(x in (-1, 0, 1) for x in match):
             problems.add(where, f"{len(match)} values of match for {len(frames)} clips: must be -1, 0 or 1 for each")
+        elif not all(len(pair) == 2 and np.isfinite(pair).all() for pair in frames):
+            problems.add(where, "clip_frames must be [[first, last], ...], numbers")
         else:
-            clips[id] = Clips(domain, class_names.index(domain), np.array(match, int), frames.astype(np.float64))
+            clips[id] = Clips(domain, class_names.index(domain), np.array(match, int), np.reshape(frames, (-1, 2)))
     if not problems and not isinstance(content, dict):
         problems.add(path.name, "must be {<video>: {...}}")
     if problems:
