@@ -129,6 +129,21 @@ def dgam(root: Path) -> None:
         save(root / f"{split}_data" / f"{split}_labels.npy", labels)
 
 
+def a2cl_pt(root: Path) -> None:
+    content = database({"train": "train", "test": "val"}, duration=DURATION)
+    for video in content["database"].values():
+        video["annotations"] = [x for x in video["annotations"] if x["label"] != "Ambiguous"]
+    content["set_ambiguous"] = {id: truth.ambiguous for id, truth in VIDEOS.items() if truth.ambiguous}
+    content["miscellany"] = {"fps_extracted": 25, "len_feature_chunk": 16}
+    content["database"]["video_test_0000001"] = {"annotations": [], "duration": DURATION, "subset": "val"}
+    write_json(root / "annotation.json", content)
+    for split, name in (("train", "train"), ("test", "val")):
+        features = {id: joint(id) for id in by_split(split)}
+        if split == "test":
+            features["video_test_0000001"] = joint("unannotated")
+        save(root / f"feature_{name}.npy", np.array(features, object))
+
+
 def cmcs(root: Path, crops: int = 1) -> None:
     for split, name in (("train", "val"), ("test", "test")):
         for id in by_split(split):
@@ -158,4 +173,12 @@ def opentad(root: Path) -> None:
         save(root / "features" / "i3d" / f"v_{id}_feats.npy", joint(id, 93, 1024))
 
 
-WRITERS = {"w_talc": w_talc, "bas_net": bas_net, "ftcl": ftcl, "dgam": dgam, "cmcs": cmcs, "opentad": opentad}
+WRITERS = {
+    "w_talc": w_talc,
+    "bas_net": bas_net,
+    "ftcl": ftcl,
+    "dgam": dgam,
+    "a2cl_pt": a2cl_pt,
+    "cmcs": cmcs,
+    "opentad": opentad,
+}

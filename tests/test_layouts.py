@@ -216,6 +216,18 @@ def break_dgam_no_list(root):
     return r"test_data/\*list.txt: there must be one such file, there are \[\]"
 
 
+def break_a2cl_pt(root):
+    np.save(root / "feature_val.npy", np.zeros((3, 4)))
+    return r"feature_val.npy: is an array of float64 \(3, 4\): must be a dict from id to features"
+
+
+def break_a2cl_pt_rate(root):
+    content = json.loads((root / "annotation.json").read_text())
+    content["miscellany"]["fps_extracted"] = 0
+    (root / "annotation.json").write_text(json.dumps(content))
+    return "must have positive fps_extracted, len_feature_chunk"
+
+
 def break_cmcs(root):
     path = next(root.rglob("video_test_0000004-rgb.npz"))
     (path.parent / "more").mkdir()

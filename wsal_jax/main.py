@@ -49,7 +49,7 @@ def run(config: ConfigDict, workdir: str | None = None) -> str:
 
 def main(argv: list[str]) -> None:
     """Command line."""
-    logging.set_verbosity(logging.WARNING)  # Orbax tells of every step it takes
+    logging.set_verbosity(logging.ERROR)  # Orbax tells of every step it takes, TFDS warns of every user's folder
     if argv[1:]:
         raise app.UsageError(f"not an option: {' '.join(argv[1:])}")
     if DISTRIBUTED.value:

@@ -53,7 +53,7 @@ def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
 
     Times may be strings of numbers (BaS-Net); `fps`, or `frame` (how many there are), gives the frame rate
     (ActionFormer, OpenTAD); `labels` are the classes of a video without annotations; a segment of the label "Ambiguous"
-    is ambiguous.
+    is ambiguous, and so are those by video in `set_ambiguous` beside the database (A2CL-PT).
     """
     content = read_json(path, problems)
     if content is None:
@@ -61,6 +61,7 @@ def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
     if not isinstance(content, dict) or not isinstance(content.get("database"), dict):
         problems.add(path.name, 'must be {"database": {<video>: {"subset": ..., "annotations": [...]}}}')
         return {}
+    aside = content.get("set_ambiguous") if isinstance(content.get("set_ambiguous"), dict) else {}
     records = {}
     for id, video in content["database"].items():
         if not check_id(id, path.name, problems):
@@ -70,8 +71,10 @@ def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
             problems.add(where, "must be an object {...}")
             continue
         annotations = video.get("annotations") or []
+        annotations = list(annotations) if isinstance(annotations, list) else [annotations]
+        annotations += [{"segment": segment, "label": AMBIGUOUS} for segment in aside.get(id) or ()]
         segments, labels, ambiguous = [], [], []
-        for one in annotations if isinstance(annotations, list) else [annotations]:
+        for one in annotations:
             segment, label = (one.get("segment"), one.get("label")) if isinstance(one, dict) else (None, None)
             times = tuple(map(number, segment)) if isinstance(segment, list | tuple) else ()
             if len(times) != 2 or np.isnan(times).any() or not is_plain(label):

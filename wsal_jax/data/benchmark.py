@@ -5,18 +5,18 @@ Published data are not clean, and their users do not agree on what to leave out.
   that cannot be used, is refused ("refuse": all of them are listed, nothing is built) or dropped ("drop").
 - `bad_segments`: a segment that does not end after it starts, starts before 0, or ends more than a snippet after the
   video, is kept as it was published ("keep"), dropped ("drop") or refused ("refuse").
-What is kept or dropped is listed too, in a warning.
+What is kept or dropped is listed too, on stderr.
 """
 
 import os
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from jaxtyping import Float
 from tqdm import tqdm
 
@@ -124,16 +124,22 @@ def check(root: Path, benchmark: Benchmark, options: Options) -> Folder:
         flaws.update(odd)
     elif odd:
         kept = {"keep": "kept as they are", "drop": "dropped"}[options.bad_segments]
-        logging.warning("%s: odd segments, %s:\n- %s", root, kept, "\n- ".join(odd.lines()))
+        _tell(f"{root}: odd segments, {kept}", odd)
     if flaws and (options.bad_videos == "refuse" or (odd and options.bad_segments == "refuse")):
         raise FolderError(root, flaws.lines())
     if flaws:
-        logging.warning("%s: dropped videos:\n- %s", root, "\n- ".join(flaws.lines()))
+        _tell(f"{root}: dropped videos", flaws)
     videos = {split: [entry for of, entry in entries if of == split] for split in SPLITS}
     if not all(videos.values()):
         has = ", ".join(f"{len(of)} {split}" for split, of in videos.items())
         raise FolderError(root, [f"needs training and test videos, has {has}", *flaws.lines()])
     return Folder(dims, classes, videos)
+
+
+def _tell(what: str, problems: Problems) -> None:
+    lines = problems.lines()
+    more = [f"and {len(lines) - 20} more"] if len(lines) > 20 else []
+    print("\n- ".join([f"{what}:", *lines[:20], *more]), file=sys.stderr)
 
 
 def load(source: Source, problems: Problems) -> dict[str, Float[np.ndarray, "_ _"]]:

@@ -17,7 +17,7 @@ from jaxtyping import Num
 from wsal_jax.data.annotations import Record
 from wsal_jax.data.checks import FolderError
 
-NAMES = ("w_talc", "bas_net", "ftcl", "dgam", "cmcs", "opentad")
+NAMES = ("w_talc", "bas_net", "ftcl", "dgam", "a2cl_pt", "cmcs", "opentad")
 
 
 class Benchmark(NamedTuple):

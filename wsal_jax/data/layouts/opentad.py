@@ -35,7 +35,7 @@ def _folders(root: Path) -> list[Path]:
 
 def matches(root: Path) -> bool:
     """Whether the folder has this layout, and none of the others, which it resembles."""
-    if any((root / part).exists() for part in ("train", "features/train", "train_data")):
+    if any((root / part).exists() for part in ("train", "features/train", "train_data", "feature_train.npy")):
         return False
     if next(root.rglob("*-rgb.npz"), None) or next(root.rglob("*-flow.npz"), None) or list(root.glob("*Annotations")):
         return False
