@@ -12,6 +12,7 @@ import json
 import math
 import os
 import reprlib
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
@@ -526,6 +527,9 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     try:
         run(parser().parse_args(argv))
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `| head`; the files are written, and Python must not try again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (InputError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 
