@@ -11,6 +11,7 @@ from wsal_jax.workdir import open_run
 def test_the_same_run_is_continued_and_another_refused(config, tmp_path):
     folder = open_run(str(tmp_path / "run"), config, "data/1.0.0")
     (folder / "detections.json").write_text("{}")
+    config.evaluation.protocol = "wtalc"
     config.data.dir, config.data.placement = "elsewhere", "stream"  # what does not change the results may change
     assert open_run(str(tmp_path / "run"), config, "data/1.0.0") == folder
     assert (folder / "detections.json").read_text() == "{}"

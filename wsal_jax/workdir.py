@@ -17,11 +17,13 @@ from wsal_jax.train import Log
 from wsal_jax.types import InputError
 
 IRRELEVANT = {"resume", "data.dir", "data.root", "data.placement", "data.device_gb"}
-"""Options that do not change what a run computes, given the data's name and version."""
+"""Options that do not change what a run trains and detects, given the data's name and version; nor do those of
+`evaluation`, so that a run can be measured by another rule without training again."""
 
 
 def identity(run: dict) -> dict:
     """What must agree for two runs to be the same."""
+    run = {name: value for name, value in run.items() if name != "evaluation"}
     return {name: value for name, value in flatten_dict(run, sep=".").items() if name not in IRRELEVANT}
 
 
