@@ -1,6 +1,7 @@
 """Every layout gives the same examples."""
 
 import json
+import pickle
 import re
 
 import numpy as np
@@ -9,7 +10,8 @@ import tensorflow_datasets as tfds
 
 from tests import layouts as made
 from tests.layouts import DURATION, VIDEOS, WRITERS
-from wsal_jax.data import layouts
+from tests.test_arrays import storage, tensor, torch_zip
+from wsal_jax.data import activitynet, layouts  # noqa: F401  the first registers its builder
 from wsal_jax.data.checks import FolderError
 from wsal_jax.data.thumos14 import CLASSES, Thumos14
 
@@ -73,16 +75,18 @@ def test_features_of_untrimmed_net(tmp_path):
     assert [example[name] for name in ("fps", "stride", "offset")] == [30, 5, 2.5]
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".csv", ".pkl"])
+@pytest.mark.parametrize("suffix", [".npz", ".csv", ".pkl", ".pt"])
 def test_opentad_in_other_files(tmp_path, suffix):
-    import pickle
-
     made.opentad(tmp_path / "data")
     for path in (tmp_path / "data").rglob("*.npy"):
         array = np.load(path)[:, :6]
         other = path.with_suffix(suffix)
         if suffix == ".npz":
             np.savez(other, feats=array)
+        elif suffix == ".pt":  # as torch.save writes it
+            of = storage("0", "FloatStorage", array.size)
+            payload = b"\x80\x02" + tensor(of, 0, array.shape, (array.shape[1], 1)) + b"."
+            other.write_bytes(torch_zip(payload, {"0": (array.size, array.tobytes())}))
         elif suffix == ".pkl":
             other.write_bytes(pickle.dumps(array, protocol=2))
         else:

@@ -57,10 +57,13 @@ def test_features_sampled_down_or_up_cover_the_same_time(fps, stride, offset, le
     j = np.arange(length)
     middle = (j + 0.5) * 750 / length - 0.5
     np.testing.assert_allclose(snippet_to_seconds(j * 1.0, small), snippet_to_seconds(middle, m), rtol=1e-12, atol=1e-9)
-    # Uniform sampling, floor(j 750 / length), reads a snippet that lies within the part, so within half its stride.
-    read = np.floor(j * 750 / length)
+    # Sampled are the snippets in which those middles lie: not off by more than half a snippet.
+    read = np.floor((j + 0.5) * 750 / length)
     error = np.abs(snippet_to_seconds(read, m) - snippet_to_seconds(j * 1.0, small))
-    assert error.max() <= max(small.stride, stride) / 2 / fps + 1e-9
+    assert error.max() <= stride / 2 / fps + 1e-9
+    time = np.random.default_rng(0).uniform(*ends, 200)
+    nearest = np.round(seconds_to_snippet(time, small)).clip(0, length - 1)
+    assert np.abs(snippet_to_seconds(nearest, small) - time).max() <= small.stride / 2 / fps + 1e-9
     np.testing.assert_allclose(resampled(small, 750)[2:5], m[2:5], rtol=1e-9, atol=1e-9)
 
 
