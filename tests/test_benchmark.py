@@ -214,6 +214,16 @@ def test_sampling_can_be_given(root):
     assert video.duration == pytest.approx(19.5 * 8 / 50)
 
 
+def test_features_that_end_early_are_told(root, capsys):
+    edit(root, "video_test_0000004", duration=15.0)
+    check(root)
+    assert "short" not in capsys.readouterr().err  # 12.8 s, 10 % and two snippets short at most
+    edit(root, "video_test_0000004", duration=16.0)
+    check(root)
+    told = "'video_test_0000004' (up to 12.8 of 16.0 s): the features end before the video"
+    assert told in capsys.readouterr().err
+
+
 def test_resized_features_divide_the_duration(root):
     assert "has no duration in the annotations, which its resized features divide" in problems(root, resized=True)
     for id in made.VIDEOS:

@@ -58,12 +58,27 @@ class Options(NamedTuple):
                 raise InputError(f"{name}={getattr(self, name)}: must be positive")
 
 
+class Findings(NamedTuple):
+    """What is wrong with the videos of a folder, and which of them are of no use."""
+
+    flaws: Problems
+    bad: set[str]
+    segments: Problems
+    """Those that cannot be right."""
+    short: Problems
+    """Videos whose features end early, which is said and no more."""
+
+    def refuse(self, id: str, where: str, what: str) -> None:
+        self.flaws.add(where, what)
+        self.bad.add(id)
+
+
 def check(root: Path, benchmark: Benchmark, options: Options) -> Folder:
     """Reads and checks all annotations and features.
 
     A video without a known duration lasts as long as its features, its last snippet ending half a stride after its
     centre. Features that go on for more than two snippets and 5 % beyond a known duration are wrong: they show that
-    frame rate, stride or offset are others.
+    frame rate, stride or offset are others. Those that end 10 % before it may show that too, or were cut; that is told.
 
     Raises:
       FolderError: everything that is wrong and not dropped.
@@ -76,24 +91,19 @@ def check(root: Path, benchmark: Benchmark, options: Options) -> Folder:
     if problems:
         raise FolderError(root, problems.lines())
 
-    flaws, bad = Problems(), set()
-
-    def flawed(source_id: str, where: str, what: str):
-        flaws.add(where, what)
-        bad.add(source_id)
-
+    found = Findings(Problems(), set(), Problems(), Problems())
     sources = [source for source in listing.sources if source.id not in options.exclude]
     for id in listing.missing:
         if id not in options.exclude:
-            flaws.add(repr(id), "has annotations or is listed, but has no features: add them, or drop the video")
+            found.flaws.add(repr(id), "has annotations or is listed, but has no features: add them, or drop the video")
     places_of: dict[str, list[str]] = {}
     for source in sources:
         places_of.setdefault(source.id, []).append(source.where)
     for id, places in places_of.items():
         if len(places) > 1:
-            flawed(id, f"{id!r} ({'; '.join(places)})", "is there more than once: keep one")
-        elif not check_id(id, places[0], flaws):
-            bad.add(id)
+            found.refuse(id, f"{id!r} ({'; '.join(places)})", "is there more than once: keep one")
+        elif not check_id(id, places[0], found.flaws):
+            found.bad.add(id)
     given = options.fps, options.stride, options.offset
     sampling = Sampling(*(default if x is None else x for x, default in zip(given, listing.sampling)))
     known = {label for source in sources if source.record for label in source.record.video_labels}
@@ -102,37 +112,41 @@ def check(root: Path, benchmark: Benchmark, options: Options) -> Folder:
         what = f"have {len(classes)} classes, {benchmark.name} has {benchmark.num_classes}: is this another version?"
         raise FolderError(root, [f"the annotations {what}"])
 
-    dims, entries, odd = _common_dims(sources, flawed), [], Problems()
+    dims, entries = _common_dims(sources), []
     for source in tqdm(sources, desc=f"checking {root.name}", unit="video", disable=None):
-        if source.id in bad:
+        if source.id in found.bad:
             continue
-        features = load(source, found := Problems())
-        for what, where in found.items():
-            flawed(source.id, ", ".join(where), what)
-        if found:
+        features = load(source, problems := Problems())
+        for what, where in problems.items():
+            found.refuse(source.id, ", ".join(where), what)
+        has = {stream: values.shape[1] for stream, values in features.items()}
+        if problems:
             continue
-        if {stream: values.shape[1] for stream, values in features.items()} != dims:
-            has = {stream: values.shape[1] for stream, values in features.items()}
-            flawed(source.id, source.where, f"has the streams and dimensions {has}, most videos {dims}")
-        elif not (length := len(next(iter(features.values())))) or source.record is None:
-            flawed(source.id, source.where, "has features, but no annotation: add one, or drop the video")
-        else:
-            entry = _entry(source, length, sampling, classes, options, flawed, odd)
-            if entry:
-                entries.append(entry)
+        if has != dims:
+            found.refuse(source.id, source.where, f"has the streams and dimensions {has}, most videos {dims}")
+        elif source.record is None:
+            found.refuse(source.id, source.where, "has features, but no annotation: add one, or drop the video")
+        elif entry := _entry(source, len(next(iter(features.values()))), sampling, classes, options, found):
+            entries.append((source.split, entry))
+
+    refused = Problems()
+    if options.bad_videos == "refuse":
+        refused.update(found.flaws)
+    elif found.flaws:
+        _tell(f"{root}: dropped videos", found.flaws)
     if options.bad_segments == "refuse":
-        flaws.update(odd)
-    elif odd:
+        refused.update(found.segments)
+    elif found.segments:
         kept = {"keep": "kept as they are", "drop": "dropped"}[options.bad_segments]
-        _tell(f"{root}: odd segments, {kept}", odd)
-    if flaws and (options.bad_videos == "refuse" or (odd and options.bad_segments == "refuse")):
-        raise FolderError(root, flaws.lines())
-    if flaws:
-        _tell(f"{root}: dropped videos", flaws)
+        _tell(f"{root}: odd segments, {kept}", found.segments)
+    if found.short:
+        _tell(f"{root}: short features, kept", found.short)
+    if refused:
+        raise FolderError(root, refused.lines())
     videos = {split: [entry for of, entry in entries if of == split] for split in SPLITS}
     if not all(videos.values()):
         has = ", ".join(f"{len(of)} {split}" for split, of in videos.items())
-        raise FolderError(root, [f"needs training and test videos, has {has}", *flaws.lines()])
+        raise FolderError(root, [f"needs training and test videos, has {has}", *found.flaws.lines()])
     return Folder(dims, classes, videos)
 
 
@@ -168,7 +182,7 @@ def _load_checked(source: Source) -> dict[str, np.ndarray]:
     return features
 
 
-def _common_dims(sources: list[Source], flawed: Any) -> dict[str, int]:
+def _common_dims(sources: list[Source]) -> dict[str, int]:
     """Streams and dimensions of most of the first videos."""
     votes: Counter[tuple[tuple[str, int], ...]] = Counter()
     for source in sources[:25]:
@@ -184,20 +198,19 @@ def _entry(
     sampling: Sampling,
     classes: list[str],
     options: Options,
-    flawed: Any,
-    odd: Problems,
-) -> tuple[str, Entry] | None:
-    """A video of `length` snippets with its split; None if it is flawed."""
+    found: Findings,
+) -> Entry | None:
+    """A video of `length` snippets; None if it is of no use."""
     record, name = source.record, repr(source.id)
     fps = sampling.fps or record.fps
     if fps is None:
         what = "has no frame rate in the annotations, and its features are at the video's own: give the option fps"
-        flawed(source.id, name, what)
+        found.refuse(source.id, name, what)
         return None
     times = Meta(source.id, length, fps, sampling.stride, sampling.offset, record.duration or 0.0)
     if options.resized:
         if not record.duration:
-            flawed(source.id, name, "has no duration in the annotations, which its resized features divide")
+            found.refuse(source.id, name, "has no duration in the annotations, which its resized features divide")
             return None
         times = resampled(Meta(source.id, 1, fps, record.duration * fps, record.duration * fps / 2, 0.0), length)
     snippet = times.stride / fps
@@ -205,23 +218,25 @@ def _entry(
     duration = record.duration or end
     if end - duration > max(2 * snippet, 0.05 * duration):
         what = f"has features up to {end:.1f} s, and lasts {duration:.1f} s: are fps, stride or offset others?"
-        flawed(source.id, f"{name} ({source.where})", what)
+        found.refuse(source.id, f"{name} ({source.where})", what)
         return None
+    if end < 0.9 * duration - 2 * snippet:
+        found.short.add(f"{name} (up to {end:.1f} of {duration:.1f} s)", "the features end before the video")
     if unknown := set(record.video_labels) - set(classes):
-        flawed(source.id, name, f"has labels that are no classes of the benchmark: {sorted(unknown)[:5]}")
+        found.refuse(source.id, name, f"has labels that are no classes of the benchmark: {sorted(unknown)[:5]}")
         return None
     if not record.video_labels and source.split == "train":
-        flawed(source.id, name, "is a training video without any label")
+        found.refuse(source.id, name, "is a training video without any label")
         return None
     # Without a duration, the rest that fills no snippet is not known either.
     wrong = odd_segments(record, duration, snippet if record.duration else 2 * snippet)
     for i, what in wrong:
         start, stop = record.segments[i]
-        odd.add(f"{name}: [{start:g}, {stop:g}] {record.labels[i]}", what)
+        found.segments.add(f"{name}: [{start:g}, {stop:g}] {record.labels[i]}", what)
     keep = range(len(record.segments))
     if options.bad_segments == "drop":
         keep = [i for i in keep if i not in dict(wrong)]
-    entry = Entry(
+    return Entry(
         id=source.id,
         load=lambda: _load_checked(source),
         labels=sorted(set(record.video_labels)),
@@ -233,7 +248,6 @@ def _entry(
         offset=times.offset,
         duration=duration,
     )
-    return source.split, entry
 
 
 class BenchmarkBuilder(FolderBuilder, skip_registration=True):
