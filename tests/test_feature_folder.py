@@ -96,12 +96,14 @@ def problems(root: Path) -> str:
 def test_ambiguous_segments_are_no_class(tmp_path):
     root, gt = write(tmp_path / "data"), ground_truth()
     gt["database"]["both"]["annotations"].append({"segment": [3, "4.5"], "label": "Ambiguous"})
+    gt["database"]["jump Ü"]["annotations"] = [{"segment": [1, 2], "label": "Ambiguous"}]
     write_gt(root, gt)
     made, videos = build(root, tmp_path / "built")
     assert examples.class_names(made.info) == ["jump", "run"]
     np.testing.assert_array_equal(videos["both"]["ambiguous"], [[3, 4.5]])
     np.testing.assert_array_equal(videos["both"]["counts"], [1, 1])
     assert videos["-run.1"]["ambiguous"].shape == (0, 2)
+    np.testing.assert_array_equal(videos["jump Ü"]["counts"], [-1, -1])  # it has the class, nobody says how often
 
 
 @pytest.mark.parametrize("layout", ["rgb+flow", "rgb", "flow", "joint"])

@@ -97,13 +97,14 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True
         names = examples.class_names(self.info)
         for video in videos:
             counts = [video.segment_labels.count(name) for name in names]
+            known = video.segments or (video.ambiguous and not video.labels)
             yield (
                 video.id,
                 {
                     "id": video.id,
                     "features": video.load(),
                     "labels": np.array([name in video.labels for name in names], np.int32),
-                    "counts": np.array(counts if video.segments or video.ambiguous else [-1] * len(names), np.int32),
+                    "counts": np.array(counts if known else [-1] * len(names), np.int32),
                     "segments": np.array(video.segments, np.float64).reshape(-1, 2),
                     "segment_labels": video.segment_labels,
                     "ambiguous": np.array(video.ambiguous, np.float64).reshape(-1, 2),
