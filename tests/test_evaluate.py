@@ -180,3 +180,37 @@ def test_highlights_are_ranked_by_the_models(config, data, perfect):
     assert table["fused"]["clips"] == 100 and table["shuffled"]["clips"] < 90
     assert "clips" not in table["whole video"]
     assert "clips" not in measure(of_models, rows, data, config)["fused"]
+
+
+def test_attention_is_compared_with_the_true_segments(config, data, perfect, tmp_path):
+    """Perfect scores miss nothing, those of the opposite everything; the classifier's columns want evidence."""
+    opposite = [x._replace(attention=1 - x.attention, extras={"evidence": 1 - x.cas}) for x in perfect]
+    table = evaluate.attend({"rgb": perfect, "flow": opposite}, data)
+    values = {row: {column: cell["value"] for column, cell in cells.items()} for row, cells in table.items()}
+    assert values["rgb"] == {"|att - gt|": 0, "|gt - att|": 0}
+    gt = sum((x.attention > 0).sum() for x in perfect)
+    other = sum((x.attention == 0).sum() for x in perfect)
+    assert values["flow"]["|att - gt|"] == pytest.approx(100 * other / gt) and values["flow"]["|gt - att|"] == 100
+    assert values["flow"]["|(cls - gt) - att|"] == values["flow"]["|(att & gt) - cls|"] == 0
+    text = evaluate.report(method.get(config.method), {"rgb": [perfect], "flow": [opposite]}, data, config, tmp_path)
+    lines = [line.split() for line in text.splitlines() if "|gt|" in line or "fused" in line]
+    assert lines[-1][0] == "fused" and "att," in lines[-2]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert list(results["attention"]) == ["rgb", "flow", "fused"]
+    assert results["attention"]["flow"]["|gt - att|"]["mean"] == 100
+
+
+def test_a_method_merges_its_models_itself(config, data, perfect):
+    """By `fuse`, whose result its `propose` is given."""
+    seen = []
+
+    def propose(scores, meta, options):
+        seen.append(len(scores.extras.get("models", ())))
+        return Detections(np.zeros((0, 2)), np.zeros(0, int), np.zeros(0))
+
+    made = method.get(config.method)
+    merging = made._replace(
+        propose=propose, fuse=lambda of, weights: made.fuse(of, weights)._replace(extras={"models": of})
+    )
+    evaluate.detect(merging, {"rgb": perfect, "flow": perfect}, data, config, 0)
+    assert seen == [0] * 16 + [2] * 8

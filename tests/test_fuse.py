@@ -46,3 +46,13 @@ def test_models_that_differ(shape, message):
 def test_bad_weights(weights):
     with pytest.raises(ValueError, match=r"config\.fusion"):
         fuse([random_scores(0), random_scores(1)], weights)
+
+
+def test_evidence_is_fused_where_all_have_it():
+    models = [random_scores(seed) for seed in range(2)]
+    evidence = [np.full((5, 3), x) for x in (0.2, 0.6)]
+    both = [one._replace(extras={**one.extras, "evidence": x}) for one, x in zip(models, evidence)]
+    fused = fuse(both, (1.0, 3.0))
+    assert list(fused.extras) == ["evidence"]
+    np.testing.assert_allclose(fused.extras["evidence"], 0.5)
+    assert fuse([both[0], models[1]], (1.0, 3.0)).extras == {}

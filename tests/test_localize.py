@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from wsal_jax import localize
-from wsal_jax.types import InputError, Meta, Scores
+from wsal_jax.types import Annotation, InputError, Meta, Scores
 
 
 def meta(length, duration=1e9, fps=1.0, stride=1.0, offset=0.5):
@@ -267,3 +267,11 @@ def test_shuffle():
     np.testing.assert_array_equal(s.cas, cas)  # the original is left alone
     np.testing.assert_array_equal(localize.shuffle(s, np.random.default_rng(0)).cas, shuffled.cas)
     assert localize.shuffle(s, np.random.default_rng(1)).cas.tolist() != shuffled.cas.tolist()
+
+
+def test_a_snippet_is_inside_by_its_centre():
+    """Centres at 0.5, 1.5, ...: a start belongs to the segment, an end does not; classes do not matter."""
+    meta = Meta("v", 6, 10.0, 10.0, 5.0, 6.0)
+    annotation = Annotation(np.array([[0.6, 1.5], [2.5, 3.5], [2.0, 2.6]]), np.array([0, 1, 0]))
+    assert localize.inside(annotation, meta).tolist() == [False, False, True, False, False, False]
+    assert not localize.inside(Annotation(np.zeros((0, 2)), np.zeros(0, int)), meta).any()

@@ -11,6 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import configs
+from configs import maan
 from wsal_jax import method
 from wsal_jax.types import InputError, Meta, Video
 
@@ -111,3 +112,14 @@ def test_proposals_lie_in_the_video(made, params, config):
 def test_unknown_method_is_named():
     with pytest.raises(InputError, match="maan"):
         method.get(ConfigDict(dict(name="mann")))
+
+
+def test_options_of_one_model():
+    config = ConfigDict(dict(maan.get_config().method.to_dict(), per_stream=dict(flow=dict(dropout=0.5))))
+    assert method.get(config) is method.get(config, "rgb")
+    assert method.get(config, "flow") is not method.get(config, "rgb")
+    del config["per_stream"]
+    assert method.get(config) is method.get(config, "flow") is method.get(maan.get_config().method)
+    config.per_stream = dict(flow=dict(drop=0.5))
+    with pytest.raises(InputError, match=r"per_stream\.flow: the method has no option drop"):
+        method.get(config, "flow")

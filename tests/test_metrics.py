@@ -626,3 +626,18 @@ def test_random_scores_of_highlights():
         maps.append(mean)
     assert len(test) == 157 and len(by_domain) == 6
     assert 100 * np.mean(maps) == pytest.approx(51.1, abs=0.5)
+
+
+def test_attention_statistics_are_those_of_sets():
+    """Table 2 of DGAM, by Python's sets over (video, snippet)."""
+    rng = np.random.default_rng(0)
+    videos = [rng.random((3, n)) < 0.5 for n in (4, 30, 1)]
+    gt, att, cls = ({(v, int(t)) for v, video in enumerate(videos) for t in np.flatnonzero(video[i])} for i in range(3))
+    expected = [len(att - gt), len(gt - att), len((cls - gt) - att), len((att & gt) - cls)]
+    result = metrics.attention_statistics([tuple(video) for video in videos])
+    assert list(result.values()) == [x / len(gt) for x in expected]
+    assert list(result) == ["|att - gt|", "|gt - att|", "|(cls - gt) - att|", "|(att & gt) - cls|"]
+    without = metrics.attention_statistics([(video[0], video[1], None) for video in videos])
+    assert without == {name: result[name] for name in list(result)[:2]}
+    nothing = np.zeros(3, bool)
+    assert np.isnan(metrics.attention_statistics([(nothing, ~nothing, nothing)])["|att - gt|"])

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import math
 import runpy
 import statistics
 import time
@@ -9,6 +10,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 from ml_collections import FrozenConfigDict
 
 from wsal_jax import method, metrics, sharding
@@ -26,6 +28,30 @@ def seconds(function, *args) -> float:
         jax.block_until_ready(function(*args))
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+def product_operations(jaxpr: ClosedJaxpr | Jaxpr) -> int:
+    """Multiplications and additions in the matrix products of a jaxpr; of the branches of a condition, the most."""
+    total = 0
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[i] for i in contracted)
+        inner = [x for x in jax.tree.leaves(list(equation.params.values())) if isinstance(x, ClosedJaxpr | Jaxpr)]
+        counts = [product_operations(x) for x in inner]
+        if equation.primitive.name == "cond":
+            total += max(counts)
+        else:
+            total += equation.params.get("length", 1) * sum(counts)
+    return total
+
+
+def product_rate() -> float:
+    """Operations per second in a product of two float32 matrices of 4,096 x 4,096."""
+    n = 4096
+    x = jax.random.normal(jax.random.key(0), (n, n))
+    return 2 * n**3 / seconds(jax.jit(jnp.matmul), x, x)
 
 
 def aggregate(args: argparse.Namespace) -> None:
@@ -60,7 +86,9 @@ def aggregate(args: argparse.Namespace) -> None:
 def train(args: argparse.Namespace) -> None:
     """Training steps of each --config, phase by phase, on random features at the size of the paper.
 
-    Each row is timed in one dispatch of `config.log_every` steps, which holds everything but checkpoints and logs.
+    Each row is timed in dispatches of up to `config.log_every` steps (fewer where steps are long), which hold
+    everything but checkpoints and logs. "GFLOP" is what the matrix products of a step take, and "rate" the share that
+    this is, in the time of the step, of what a plain large product reaches, timed just before.
     """
     videos, snippets, d, classes = 200, 300, 1024, 20
     rng = np.random.default_rng(0)
@@ -70,7 +98,8 @@ def train(args: argparse.Namespace) -> None:
     bank = loop.Bank(*jax.tree.map(jnp.asarray, (starts, lengths, labels, labels, features)))
     mesh = sharding.make_mesh(jax.devices()[:1])
     print(f"{mesh.devices[0].device_kind}, JAX {jax.__version__}, d {d}, {classes} classes")
-    print(f"{'config':<56} {'phase':<10} {'batch':>5} {'T':>5} {'seeds':>5} {'ms / step':>10} {'of first row':>13}")
+    head = f"{'config':<56} {'phase':<10} {'batch':>5} {'T':>5} {'seeds':>5} {'ms / step':>10} {'of first row':>13}"
+    print(f"{head} {'GFLOP':>7} {'rate':>5}")
     first = None
     for text, seeds in itertools.product(args.config, args.seeds):
         path, _, switches = text.partition(":")
@@ -81,13 +110,17 @@ def train(args: argparse.Namespace) -> None:
             one = whole._replace(phases=(phase,))
             state = loop.init(one, method.Spec((d,), classes), config, len(features))
             run = loop.make_run(one, FrozenConfigDict(config), videos // config.batch_size, mesh)
-            steps = np.arange(config.log_every)
-            donated = lambda state: run(jax.tree.map(jnp.copy, state), keys, bank, steps, None)  # noqa: B023, E731
             keys = loop.make_keys(config)
-            time_ms = 1e3 * seconds(donated, state) / len(steps)
+            operations = product_operations(jax.make_jaxpr(run)(state, keys, bank, np.arange(1), None))
+            rate = product_rate()
+            steps = np.arange(max(1, min(config.log_every, round(rate / operations))))
+            donated = lambda state: run(jax.tree.map(jnp.copy, state), keys, bank, steps, None)  # noqa: B023, E731
+            time = seconds(donated, state) / len(steps)
+            time_ms, share = 1e3 * time, operations / time / rate
             first = first or time_ms
             size = f"{config.batch_size:>5} {config.num_snippets:>5} {seeds:>5}"
-            print(f"{text:<56} {phase.name:<10} {size} {time_ms:>10.2f} {time_ms / first:>12.2f}x", flush=True)
+            measured = f"{time_ms:>10.2f} {time_ms / first:>12.2f}x {operations / 1e9:>7.1f} {share:>5.0%}"
+            print(f"{text:<56} {phase.name:<10} {size} {measured}", flush=True)
 
 
 def score(args: argparse.Namespace) -> None:

@@ -56,7 +56,9 @@ def latest(directory: str | os.PathLike) -> int | None:
     return max(ocp.utils.checkpoint_steps(directory), default=None)
 
 
-def restore(directory: str | os.PathLike, like: PyTree | None = None, step: int | None = None) -> PyTree:
+def restore(
+    directory: str | os.PathLike, like: PyTree | None = None, step: int | None = None, part: bool = False
+) -> PyTree:
     """Reads a checkpoint: bit for bit what was saved.
 
     Args:
@@ -65,6 +67,7 @@ def restore(directory: str | os.PathLike, like: PyTree | None = None, step: int 
         the result has the sharding of the leaf of `like`, on any mesh; it is a NumPy array where that has none. Without
         `like`, the result is whatever was saved, as nested dicts of NumPy arrays, with keys "0", "1" for a tuple.
       step: the newest unless given.
+      part: what was saved and is not in `like` is left out, where it otherwise is an error.
 
     Raises:
       InputError: there is no such checkpoint, or it is damaged, or it holds something else than `like`.
@@ -96,7 +99,7 @@ def restore(directory: str | os.PathLike, like: PyTree | None = None, step: int 
     expected = _by_path(like)
     wrong = [
         f"{path} ({_form(leaves.get(path))} saved, {_form(expected.get(path))} expected)"
-        for path in (expected | leaves)
+        for path in (expected if part else expected | leaves)
         if _form(leaves.get(path)) != _form(expected.get(path))
     ]
     if wrong:

@@ -2,7 +2,8 @@
 
 The table has a row for each model, one for their fusion, and two floors that need no localization at all: `whole video`
 predicts the whole video for each predicted class, `shuffled` permutes the fused scores in time. Of data with highlight
-clips (`data/clips.py`), "clips" is the mean AP of ranking them.
+clips (`data/clips.py`), "clips" is the mean AP of ranking them. A second table says how the attention of each model
+differs from the true segments (`metrics.attention_statistics`).
 """
 
 import json
@@ -18,13 +19,16 @@ from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from wsal_jax import fuse, localize, metrics
+from wsal_jax import localize, metrics
 from wsal_jax.data import clips, pipeline
 from wsal_jax.data.clips import Clips
 from wsal_jax.method import Method, Params
 from wsal_jax.types import Detections, InputError, Scores, Video
 
 FUSED, WHOLE, SHUFFLED = "fused", "whole video", "shuffled"
+
+ACTIVE = 0.5
+"""The attention, and the probability of a class, above which a snippet counts as one of action in table 2 of DGAM."""
 
 
 def check(config: ConfigDict, data: pipeline.Dataset) -> dict[str, Clips]:
@@ -94,7 +98,7 @@ def detect(
     final = next(iter(scores))
     if len(scores) > 1:
         final = FUSED
-        scores = {**scores, FUSED: [fuse.fuse(video, config.fusion) for video in zip(*scores.values())]}
+        scores = {**scores, FUSED: [method.fuse(video, config.fusion) for video in zip(*scores.values())]}
     rng = np.random.default_rng(seed)
     propose = method.propose
     shuffled = [localize.shuffle(video, rng) for video in scores[final]]
@@ -148,6 +152,23 @@ def measure(
     return table
 
 
+def attend(scores: dict[str, list[Scores]], data: pipeline.Dataset) -> dict[str, dict[str, dict[str, Any]]]:
+    """`metrics.attention_statistics` of each model in percent of the true snippets, in the form of `measure`.
+
+    A snippet counts as classified by the best of the video's true classes, which the paper leaves open.
+    """
+    table = {}
+    for name, of in scores.items():
+        sets = []
+        for i in annotated(data):
+            meta, evidence = data.metas[i], of[i].extras.get("evidence")
+            if evidence is not None:
+                evidence = (evidence[: meta.length] * data.labels[i]).max(axis=1) > ACTIVE
+            sets.append((localize.inside(data.annotations[i], meta), of[i].attention > ACTIVE, evidence))
+        table[name] = {column: {"value": 100 * x} for column, x in metrics.attention_statistics(sets).items()}
+    return table
+
+
 def summarise(tables: Sequence[dict[str, dict[str, dict[str, Any]]]]) -> dict[str, dict[str, dict[str, Any]]]:
     """Mean, sample standard deviation (0 for one seed), and values and intervals of each seed, by row and column."""
     summary: dict[str, dict[str, dict[str, Any]]] = {}
@@ -163,7 +184,7 @@ def summarise(tables: Sequence[dict[str, dict[str, dict[str, Any]]]]) -> dict[st
     return summary
 
 
-def format_table(summary: dict[str, dict[str, dict[str, Any]]]) -> str:
+def format_table(summary: dict[str, dict[str, dict[str, Any]]], corner: str = "mAP@IoU") -> str:
     """The table as text; mean and, of several seeds, spread. Below it, of one seed, the last model's 95 % intervals."""
     columns = list(next(iter(summary.values())))
 
@@ -172,9 +193,7 @@ def format_table(summary: dict[str, dict[str, dict[str, Any]]]) -> str:
             return ""
         return f"{entry['mean']:.1f}" + (f"±{entry['std']:.1f}" if len(entry["values"]) > 1 else "")
 
-    lines = [["mAP@IoU", *columns]] + [
-        [row, *(cell(x.get(column)) for column in columns)] for row, x in summary.items()
-    ]
+    lines = [[corner, *columns]] + [[row, *(cell(x.get(column)) for column in columns)] for row, x in summary.items()]
     final = [row for row in summary if row not in (WHOLE, SHUFFLED)][-1]
     intervals = [summary[final].get(column, {}).get("intervals", []) for column in columns]
     if len(intervals[0]) == 1:
@@ -215,7 +234,7 @@ def report(
     highlights = check(config, data)
     known = annotated(data)
     true_labels = [label for i in known for label in data.annotations[i].labels]
-    tables = []
+    tables, attention = [], []
     for i in tqdm(range(config.seeds), desc="detect", unit="seed"):
         seed = config.seed + i
         of_models, rows = detect(method, {name: of[i] for name, of in scores.items()}, data, config, seed)
@@ -226,9 +245,10 @@ def report(
             draw(of_models, final, data, config.plots, workdir / "plots")
         if true_labels:
             tables.append(measure(of_models, rows, data, config.evaluation, highlights))
+            attention.append(attend({name: x for name, x in of_models.items() if name != SHUFFLED}, data))
     if not true_labels:
         return "No test video is annotated, so nothing is measured; detections.json holds what was found."
-    summary = summarise(tables)
+    summary, of_attention = summarise(tables), summarise(attention)
     about = {
         "protocol": config.evaluation.protocol,
         "dataset": config.data.name,
@@ -237,9 +257,9 @@ def report(
         "instances": len(true_labels),
         "seeds": list(range(config.seed, config.seed + config.seeds)),
     }
-    (workdir / "results.json").write_text(json.dumps({**about, "rows": summary}, indent=1))
+    (workdir / "results.json").write_text(json.dumps({**about, "rows": summary, "attention": of_attention}, indent=1))
     head = ", ".join(f"{name} {value}" for name, value in about.items())
-    return f"{head}\n{format_table(summary)}"
+    return f"{head}\n{format_table(summary)}\n{format_table(of_attention, f'att, cls > {ACTIVE}: % of |gt|')}"
 
 
 def draw(

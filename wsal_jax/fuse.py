@@ -15,7 +15,8 @@ def fuse(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
       weights: one for each model, not negative; only their ratios matter.
 
     Returns:
-      The fused scores, float64; extras are dropped, as they mean something to one model only.
+      The fused scores, float64; of the extras, the mean evidence where all models have it. The others are dropped, as
+      they mean something to one model only.
 
     Raises:
       ValueError: another number of weights than models, weights that are negative or all 0, or models that differ in
@@ -32,5 +33,10 @@ def fuse(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
                 f"model {i} scores {one.cas.shape[0]} snippets and {one.cas.shape[1]} classes, "
                 f"model 0 {snippets} and {classes}; all must come from the same snippets of the same video"
             )
-    fields = zip(*(one[:3] for one in scores))
-    return Scores(*(np.average(np.stack(field).astype(np.float64), axis=0, weights=weights) for field in fields), {})
+
+    def mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        return np.average(np.stack(arrays).astype(np.float64), axis=0, weights=weights)
+
+    with_evidence = all("evidence" in one.extras for one in scores)
+    extras = {"evidence": mean([one.extras["evidence"] for one in scores])} if with_evidence else {}
+    return Scores(*map(mean, zip(*(one[:3] for one in scores))), extras)

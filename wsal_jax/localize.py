@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from wsal_jax.metrics import temporal_iou
 from wsal_jax.times import snippet_to_seconds
-from wsal_jax.types import Detections, InputError, Meta, Scores
+from wsal_jax.types import Annotation, Detections, InputError, Meta, Scores
 
 
 def predicted_classes(video_score: Float[np.ndarray, " c"], reject: float) -> Int[np.ndarray, " k"]:
@@ -122,6 +122,12 @@ def _of_class(scores: Scores, c: int, meta: Meta, config: ConfigDict) -> Detecti
     else:
         kept = nms(segments, score, config.nms)
     return Detections(segments[kept], np.full(len(kept), c), score[kept])
+
+
+def inside(annotation: Annotation, meta: Meta) -> Bool[np.ndarray, " n"]:
+    """The snippets whose centre lies in a true segment [start, end) of any class."""
+    centres = snippet_to_seconds(np.arange(float(meta.length)), meta)[:, None]
+    return ((annotation.segments[:, 0] <= centres) & (centres < annotation.segments[:, 1])).any(axis=1)
 
 
 def whole_video(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:

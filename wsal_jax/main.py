@@ -26,7 +26,8 @@ def run(config: ConfigDict, workdir: str | None = None) -> str:
     Raises:
       InputError: an option or a file that cannot work; nothing is trained then, and nothing overwritten.
     """
-    chosen, mesh, first = method.get(config.method), sharding.make_mesh(), jax.process_index() == 0
+    methods = {model: method.get(config.method, model) for model in config.streams}
+    mesh, first = sharding.make_mesh(), jax.process_index() == 0
     if first:  # the others find it built, unless their disks are their own
         pipeline.build(config.data)
     multihost_utils.sync_global_devices("data built")
@@ -37,13 +38,13 @@ def run(config: ConfigDict, workdir: str | None = None) -> str:
     folder = open_run(workdir, config, builder.info.full_name)
     multihost_utils.sync_global_devices("workdir opened")
     scores = {}
-    for model in config.streams:
+    for model, chosen in methods.items():
         streams = model.split("+")
         with open_log(folder, model) as log:
             checkpoints = folder / "checkpoints" / model
             params = train.fit(chosen, data["train"], streams, config, mesh, checkpoints, log)
         scores[model] = evaluate.score(chosen, params, data["test"], streams)
-    table = evaluate.report(chosen, scores, data["test"], config, folder) if first else ""
+    table = evaluate.report(methods[config.streams[0]], scores, data["test"], config, folder) if first else ""
     return f"{table}\nwritten to {folder}"
 
 

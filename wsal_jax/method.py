@@ -7,13 +7,14 @@ over videos and seeds, `jit` and sharding. A new method is one file `wsal_jax/me
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float, Int, PRNGKeyArray
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
-from wsal_jax import localize, methods
+from wsal_jax import fuse, localize, methods
 from wsal_jax.types import Detections, InputError, Meta, Scores, Video
 
 Params = dict[str, Any]
@@ -54,6 +55,8 @@ class Method(NamedTuple):
     revise: Callable[[Float[Array, " n"], Scores, Float[Array, " c"]], Float[Array, " n"]] | None = None
     """`revise(keep, scores, labels) -> keep` after every round but the last: which snippets of a training video the
     next round sees. The loop leaves a video as it was where this would empty it."""
+    fuse: Callable[[Sequence[Scores], Sequence[float]], Scores] = fuse.fuse
+    """NumPy, on the host: one model's scores of a video each, and their weights -> what `propose` sees of all."""
 
 
 def names() -> list[str]:
@@ -61,12 +64,26 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(methods.__path__))
 
 
-def get(config: ConfigDict) -> Method:
+def get(config: ConfigDict, model: str = "") -> Method:
     """The method called `config.name`, with its options (`config.method` of a full config).
+
+    Args:
+      config: where it has `per_stream.<model>`, the options there replace those of the same name for that model.
+      model: an entry of `config.streams`. Models of the same options get the same `Method`, so that each is compiled
+        once; `fuse` and `propose` see several models at once and must not depend on which one's `Method` they are of.
 
     Raises:
       InputError: there is no such method; the message lists those there are.
     """
     if config.name not in names():
         raise InputError(f"config.method.name={config.name!r}: no such method; there are {', '.join(names())}")
+    options = config.to_dict()
+    of_model = options.pop("per_stream", {}).get(model, {})
+    if unknown := sorted(set(of_model) - set(options)):
+        raise InputError(f"config.method.per_stream.{model}: the method has no option {', '.join(unknown)}")
+    return _make(FrozenConfigDict({**options, **of_model}))
+
+
+@lru_cache
+def _make(config: FrozenConfigDict) -> Method:
     return importlib.import_module(f"wsal_jax.methods.{config.name}").method(config)

@@ -441,6 +441,31 @@ def hit_at_k(video_scores: Float[np.ndarray, "v c"], labels: Num[np.ndarray, "v 
     return float(hits[labelled].mean()) if labelled.any() else np.nan
 
 
+def attention_statistics(
+    videos: Sequence[tuple[Bool[np.ndarray, " _"], Bool[np.ndarray, " _"], Bool[np.ndarray, " _"] | None]],
+) -> dict[str, float]:
+    """How attention and classifier miss the truth, as table 2 of DGAM (Shi et al. 2020) has it.
+
+    Of each video, three sets of snippets as masks: `gt` (in a true segment), `att` (attention above a threshold) and
+    `cls` (classified as an action; None if that is not known of a model, of all videos alike). Sizes are summed over
+    videos, then divided by that of `gt`: |att - gt|, false activation, and |gt - att|, omission, are the better the
+    lower; |(cls - gt) - att|, false positives of the classifier that the attention rejects, and |(att & gt) - cls|,
+    true snippets that it has beyond the classifier's, the higher. NaN if no snippet is in a true segment.
+    """
+    sizes = {"|att - gt|": 0, "|gt - att|": 0, "|(cls - gt) - att|": 0, "|(att & gt) - cls|": 0}
+    true = 0
+    for gt, att, cls in videos:
+        true += gt.sum()
+        sizes["|att - gt|"] += (att & ~gt).sum()
+        sizes["|gt - att|"] += (gt & ~att).sum()
+        if cls is None:
+            sizes = {name: sizes[name] for name in list(sizes)[:2]}
+        else:
+            sizes["|(cls - gt) - att|"] += (cls & ~gt & ~att).sum()
+            sizes["|(att & gt) - cls|"] += (att & gt & ~cls).sum()
+    return {name: float(size / true) if true else np.nan for name, size in sizes.items()}
+
+
 def clip_ap(scores: Float[np.ndarray, " k"], match: Int[np.ndarray, " k"]) -> float:
     """Average precision of ranking the clips of one video, for highlight detection.
 

@@ -220,12 +220,12 @@ def fit(
     start = checkpoint.latest(directory) or 0
     shapes = jax.eval_shape(partial(init, method, spec, config, num_snippets))
     like = jax.tree.map(lambda x: x.update(sharding=sharding.replicated(mesh)), shapes)
+    if start == total:  # imported weights have no more than the parameters
+        return checkpoint.restore(directory, State(like.params, (), ()), part=True).params
     if start:
         state = checkpoint.restore(directory, like)
     else:
         state = sharding.replicate(mesh, init(method, spec, config, num_snippets))
-    if start == total:
-        return state.params
 
     on_device = config.data.placement == "device" or (
         config.data.placement == "auto" and data.num_bytes <= config.data.device_gb * 2**30

@@ -35,7 +35,8 @@ class Scores(NamedTuple):
     attention: Float[Any, " n"]
     """Class-agnostic attention."""
     extras: dict[str, Any]
-    """Further arrays that a method's own `propose` or `revise` wants."""
+    """Further arrays that a method's own `propose` or `revise` wants. One has a meaning for all: "evidence" [n c], the
+    probability of each class at each snippet whatever the attention; evaluation compares the attention with it."""
 
 
 class Meta(NamedTuple):

@@ -8,42 +8,54 @@ in the aggregator alone: `maan`, `stpn` (weighted sum), `dropout` (weighted sum 
 Where we differ from the paper, for all five alike:
 - A weighted sum grows with the number of snippets, and testing uses all snippets where training samples T of them.
   `stpn` and `dropout` score a test video by T / n times its sum, the expectation of what training would see.
+- `stpn_mean` is the reproduction of STPN whose weights are published: weighted features are averaged over snippets.
 - In training, feature dimensions are dropped at random, the same ones in all snippets of a video (`dropout`), before
   the attention, which is what overfits: dropped from the pooled feature alone, they did not help MAAN on held-out
   videos. STPN and MAAN do not say what they do against it; STAR and IWO-Net drop 0.8.
 """
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
+from scipy.special import expit
 
-from wsal_jax import aggregate
+from wsal_jax import aggregate, localize
+from wsal_jax import fuse as fusion
 from wsal_jax.layers import Attention
 from wsal_jax.losses import binary_cross_entropy
 from wsal_jax.method import Method, Params, Phase, Spec
-from wsal_jax.types import InputError, Scores, Video
+from wsal_jax.times import snippet_to_seconds
+from wsal_jax.types import Detections, InputError, Meta, Scores, Video
 
 MEANS = {
     "maan": aggregate.marginalized_average,
     "norm": aggregate.weighted_mean,
     "softmax_norm": aggregate.softmax_mean,
 }
-SUMS = ("stpn", "dropout")
+SUMS = ("stpn", "dropout", "stpn_mean")
+ACTIVATIONS = {"leaky_relu": nn.leaky_relu, "relu": nn.relu}
 
 
 def method(config: ConfigDict) -> Method:
     """`config`: aggregator; hidden, units of the attention; sparsity, weight of STPN's L1 on the attention (0 here, as
     in the paper's comparison; STPN's own paper has 1e-4); dropout, share of the feature dimensions that training drops
-    for a video; num_snippets, the T of training.
+    for a video; num_snippets, the T of training; activation of the attention's hidden layer, leaky_relu or relu;
+    proposals, cas (`localize.propose`) or released (`as_released`).
 
     Raises:
-      InputError: an aggregator that does not exist.
+      InputError: an aggregator, activation or rule of proposals that does not exist.
     """
-    if config.aggregator not in (*MEANS, *SUMS):
-        raise InputError(f"config.method.aggregator={config.aggregator!r}: there are {', '.join((*MEANS, *SUMS))}")
-    attention_module = Attention(config.hidden)
+    choices = dict(aggregator=(*MEANS, *SUMS), activation=ACTIVATIONS, proposals=("cas", "released"))
+    for option, there in choices.items():
+        if config[option] not in there:
+            raise InputError(f"config.method.{option}={config[option]!r}: there are {', '.join(there)}")
+    attention_module = Attention(config.hidden, ACTIVATIONS[config.activation])
+    released = config.proposals == "released"
 
     def classify(params: Params, features: Float[Array, "*n d"], num_classes: int) -> Float[Array, "*n c"]:
         return nn.Dense(num_classes).apply({"params": params["classifier"]}, features)
@@ -53,7 +65,7 @@ def method(config: ConfigDict) -> Method:
 
     def pool(attention: Float[Array, " n"], video: Video) -> Float[Array, " d"]:
         if config.aggregator in SUMS:
-            scale = config.num_snippets / jnp.maximum(video.mask.sum(), 1)
+            scale = (1 if config.aggregator == "stpn_mean" else config.num_snippets) / jnp.maximum(video.mask.sum(), 1)
             return scale * aggregate.weighted_sum(attention, video.features, video.mask)
         return MEANS[config.aggregator](attention, video.features, video.mask)
 
@@ -84,10 +96,69 @@ def method(config: ConfigDict) -> Method:
         return total, {"loss": total, "classification": classification, "attention": mean_attention}
 
     def score(params: Params, video: Video) -> Scores:
-        """Eq. 14 (eq. 12 for the baselines): s_t^c = p_t sigmoid(w_c x_t)."""
+        """Eq. 14 (eq. 12 for the baselines): s_t^c = p_t sigmoid(w_c x_t); by the released rule without the bias."""
         attention = attend(params, video)
         video_score = nn.sigmoid(classify(params, pool(attention, video), video.labels.size))
         evidence = nn.sigmoid(classify(params, video.features, video.labels.size))
-        return Scores(video_score, attention[:, None] * evidence, attention, {})
+        extras = {"evidence": evidence * video.mask[:, None]}
+        if not released:
+            return Scores(video_score, attention[:, None] * evidence, attention, extras)
+        logits = video.features @ params["classifier"]["kernel"]
+        extras |= {"logits": logits * video.mask[:, None]}
+        return Scores(video_score, attention[:, None] * nn.sigmoid(logits), attention, extras)
 
-    return Method(init, (Phase("train", loss, ("attention", "classifier")),), score)
+    phases = (Phase("train", loss, ("attention", "classifier")),)
+    return Method(init, phases, score, as_released, fuse=keep_models) if released else Method(init, phases, score)
+
+
+def keep_models(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
+    """`fuse.fuse`, and in `extras["models"]` the scores of each model."""
+    fused = fusion.fuse(scores, weights)
+    return fused._replace(extras={**fused.extras, "models": tuple(scores)})
+
+
+def as_released(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
+    """The rule of the reproduction of STPN whose weights are published.
+
+    `config.snippets` of a video, evenly spaced (repeated in a short one), are interpolated linearly to
+    `config.upsample` values each. Of each model and each class whose video score is at least `config.reject` (of all
+    snippets, where the released code has `config.snippets`; the best class is never rejected, unlike there), a run of
+    values with attention * sigmoid(logit) of at least `config.thresholds[0]` is a segment. Its score is the mean of the
+    model's attention times the mean logit, without bias, of all models; it can be negative. `localize.nms` of each
+    class over all models together.
+
+    Args:
+      scores: of one video without padding (extras with it), NumPy; of one model, or of several from `keep_models`.
+      meta: of the same video.
+      config: `config.localize`.
+    """
+    models = scores.extras.get("models", (scores,))
+    chosen = np.arange(config.snippets) * meta.length // config.snippets
+    logits = [np.asarray(model.extras["logits"], np.float64)[chosen] for model in models]
+
+    def upsample(x):
+        """Beyond the last snippet as between the last two."""
+        x = np.concatenate([x, 2 * x[-1:] - x[-2:][:1]])
+        at = np.arange(config.snippets * config.upsample) / config.upsample
+        return np.stack([np.interp(at, np.arange(len(x)), column) for column in x.T], axis=1)
+
+    found = []
+    for model, own in zip(models, logits):
+        attention = np.asarray(model.attention, np.float64)[chosen, None]
+        level = upsample(attention * expit(own))
+        total = np.cumsum(upsample(attention * np.mean(logits, axis=0)), axis=0)
+        total = np.concatenate([np.zeros((1, total.shape[1])), total])
+        for c in localize.predicted_classes(model.video_score, config.reject):
+            runs = localize.components(level[:, c] >= config.thresholds[0])
+            score = (total[runs[:, 1], c] - total[runs[:, 0], c]) / (runs[:, 1] - runs[:, 0])
+            edges = runs * (meta.length / len(level)) - 0.5
+            segments = snippet_to_seconds(edges, meta).clip(0, meta.duration)
+            real = segments[:, 0] < segments[:, 1]
+            found.append(Detections(segments[real], np.full(real.sum(), c), score[real]))
+    segments, labels, ranks = (np.concatenate(parts) for parts in zip(*found))
+    kept = [np.zeros(0, np.intp)]
+    for c in np.unique(labels):
+        of_class = np.flatnonzero(labels == c)
+        kept.append(of_class[localize.nms(segments[of_class], ranks[of_class], config.nms)])
+    kept = np.concatenate(kept)
+    return Detections(segments[kept], labels[kept], ranks[kept])

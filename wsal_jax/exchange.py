@@ -1,0 +1,141 @@
+"""Which of two models' parts makes the difference: the attention of each with the classifier of each (DGAM, table 1).
+
+    python -m wsal_jax.main --config=configs/dgam.py:terms=fg+bg+guide --workdir=runs/old
+    python -m wsal_jax.main --config=configs/dgam.py --workdir=runs/new
+    python -m wsal_jax.exchange --old runs/old --new runs/new --workdir runs/exchange
+
+`old` and `new` are finished runs of one method on the same data, streams and seeds. All four pairs are evaluated by the
+rules of the new run, on its data, found where its config says or where `--root` does. The table has their rows of the
+last model (the fused one of two streams), and beside it everything that an evaluation leaves is in a folder of
+`--workdir` for each pair, such as `attention_new_classifier_old`.
+"""
+
+import argparse
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from wsal_jax import checkpoint, evaluate, method
+from wsal_jax.data import pipeline
+from wsal_jax.method import Params
+from wsal_jax.types import InputError
+from wsal_jax.workdir import identity
+
+
+class Run(NamedTuple):
+    """A finished run."""
+
+    config: ConfigDict
+    dataset: str
+    """Name and version of its data."""
+    params: dict[str, Params]
+    """Of each model, NumPy, with a leading axis of seeds."""
+    options: dict[str, Any]
+    """`workdir.identity`."""
+
+
+def load(folder: Path) -> Run:
+    """What `wsal_jax.main` left in its `--workdir`.
+
+    Raises:
+      InputError: there is no run, or it is not finished.
+    """
+    try:
+        record = json.loads((folder / "config.json").read_text())
+        dataset = record["dataset"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder} holds no run ({error!r:.300}): give a --workdir of wsal_jax.main") from error
+    config = ConfigDict({name: value for name, value in record.items() if name != "dataset"})
+    params = {}
+    for model in config.streams:
+        total = method.get(config.method, model).rounds * config.steps
+        directory = folder / "checkpoints" / model
+        if checkpoint.latest(directory) != total:
+            reached = f"{model} is at step {checkpoint.latest(directory) or 0} of {total}"
+            raise InputError(f"{folder}: {reached}; finish that run by its own command")
+        params[model] = checkpoint.restore(directory)["params"]
+    return Run(config, dataset, params, identity(record))
+
+
+def exchange(attention: Params, classifier: Params) -> Params:
+    """The attention of one model, and all else, above all the classifier, of another."""
+    return {**classifier, "attention": attention["attention"]}
+
+
+def compare(old: Run, new: Run) -> str:
+    """The options in which two runs differ, to be told.
+
+    Raises:
+      InputError: they differ in what must agree, or in the shapes of their parameters.
+    """
+    names = ["dataset", "streams", "seed", "seeds", "method.name"]
+    differ = [name for name in sorted({*old.options, *new.options}) if old.options.get(name) != new.options.get(name)]
+    told = {name: f"{name}: {old.options.get(name)} in old, {new.options.get(name)} in new" for name in differ}
+    if wrong := [told[name] for name in names if name in told]:
+        raise InputError(f"the runs differ in {'; '.join(wrong)}: give two of the same")
+    for model in new.params:
+        for group in ("attention", "classifier"):
+            shapes = [jax.tree.map(np.shape, run.params[model][group]) for run in (old, new)]
+            if shapes[0] != shapes[1]:
+                raise InputError(f"the {group} of {model} has shapes {shapes[0]} in old, {shapes[1]} in new")
+    return "; ".join(told.values()) or "nothing"
+
+
+def table(old: Path, new: Path, workdir: Path, root: str = "") -> str:
+    """Evaluates the four pairs into folders of `workdir`, writes `exchange.json` there and returns table 1.
+
+    Raises:
+      InputError: see `load` and `compare`; or no test video is annotated.
+    """
+    runs = {"old": load(old), "new": load(new)}
+    differences = compare(**runs)
+    config = runs["new"].config
+    config.data.root = root or config.data.root
+    builder = pipeline.build(config.data)
+    if builder.info.full_name != runs["new"].dataset:
+        raise InputError(f"the data are {builder.info.full_name} now, and the runs are of {runs['new'].dataset}")
+    data = pipeline.load(builder, "test")
+    evaluate.check(config, data)
+    if not any(len(data.annotations[i].labels) for i in evaluate.annotated(data)):
+        raise InputError(f"{config.data.name}: no test video is annotated, so there is nothing to compare")
+    methods = {model: method.get(config.method, model) for model in config.streams}
+    rows = {}
+    for attention, classifier in itertools.product(runs, runs):
+        folder = workdir / f"attention_{attention}_classifier_{classifier}"
+        folder.mkdir(parents=True, exist_ok=True)
+        scores = {}
+        for model, made in methods.items():
+            params = exchange(runs[attention].params[model], runs[classifier].params[model])
+            scores[model] = evaluate.score(made, params, data, model.split("+"))
+        evaluate.report(methods[config.streams[0]], scores, data, config, folder)
+        of_models = json.loads((folder / "results.json").read_text())["rows"]
+        final = evaluate.FUSED if evaluate.FUSED in of_models else config.streams[0]
+        rows[f"{attention}, {classifier}"] = of_models[final]
+    (workdir / "exchange.json").write_text(json.dumps({"old": str(old), "new": str(new), "rows": rows}, indent=1))
+    return f"the runs differ in {differences}\n{evaluate.format_table(rows, 'attention, classifier')}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--old", type=Path, required=True, help="the folder of a run")
+    parser.add_argument("--new", type=Path, required=True, help="the folder of the run to compare it with")
+    parser.add_argument("--workdir", type=Path, required=True, help="where the results go")
+    parser.add_argument("--root", default="", help="the folder of the data, if it is not where the new run had it")
+    args = parser.parse_args(argv)
+    logging.set_verbosity(logging.ERROR)  # Orbax tells of every step it takes
+    try:
+        print(table(args.old, args.new, args.workdir, args.root))
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()
