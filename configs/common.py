@@ -43,9 +43,9 @@ def get_config(switches: ConfigDict) -> ConfigDict:
 
     benchmark = switches.dataset.partition("/")[0]
     if benchmark in ("thumos14", "activitynet"):  # how its files are read: see wsal_jax/data/benchmark.py, thumos14.py
-        number = config_dict.placeholder(float)
         config.data.reader = ConfigDict(dict(layout="auto", bad_videos="refuse", bad_segments="keep"))
-        config.data.reader.update(fps=number, stride=number, offset=number)  # None: those of the layout
+        for name in ("fps", "stride", "offset"):  # None: those of the layout
+            config.data.reader[name] = config_dict.placeholder(float)  # one shared by all would change them together
         config.data.reader.resized = False  # the features of a video divide its duration equally
         if benchmark == "thumos14":
             config.data.reader.update(videos="all", diving="both")
