@@ -152,7 +152,7 @@ def test_options_of_the_reader_reach_the_builder(tmp_path):
     config.dir, config.root = str(tmp_path / "built"), str(tmp_path / "data")
     config.reader.fps, config.reader.diving = 50.0, "cliff_only"
     data = pipeline.load(pipeline.build(config), "train")
-    assert [meta.fps for meta in data.metas] == [50, 50]
+    assert [(meta.fps, meta.stride, meta.offset) for meta in data.metas] == [(50, 16, 8)] * 2
     assert data.counts.sum() == 4 and len(data.class_names) == 20
     np.testing.assert_array_equal(data.annotations[1].ambiguous, [[8, 9.5]])
     config.reader.layout = "cmcs"
