@@ -4,7 +4,7 @@
   python -m wsal_jax.main --config=configs/maan.py:aggregator=stpn      (or dropout, norm, softmax_norm)
   python -m wsal_jax.main --config=configs/maan.py:as_released,dataset=thumos14 --config.data.root=DIR
 
-Two CPU cores: 24 s with building the data; fused mAP@.5 24.4 (seed 0), 21.2 +- 2.1 with --config.seeds=5 (46 s) on the
+Two CPU cores: 29 s with building the data; fused mAP@.5 24.4 (seed 0), 21.2 +- 2.1 with --config.seeds=5 (56 s) on the
 built-in data, which is no benchmark. Measured scores on real features: see the README. `as_released` is not MAAN but
 the reproduction of STPN whose weights are published: see `released` below.
 """
