@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from configs import dgam as config_file
 from wsal_jax import localize, method, train
+from wsal_jax.fuse import fuse_models
 from wsal_jax.methods import dgam
 from wsal_jax.types import Meta, Scores, Video
 
@@ -312,7 +313,7 @@ def test_both_streams_are_merged():
     logits = np.ones((12, 2))
     rgb = host_scores([0] * 4 + [1] * 4 + [0] * 4, 2 * logits, [0.6, 0.0])
     flow = host_scores([0] * 4 + [1] * 5 + [0] * 3, 5 * logits, [0.6, 0.4])
-    fused = dgam.fuse([rgb, flow], (1.0, 3.0))
+    fused = fuse_models([rgb, flow], (1.0, 3.0))
     np.testing.assert_allclose(fused.video_score, [0.6, 0.3])
     found = dgam.propose(fused, META, localize_config())
     assert sorted(zip(found.labels.tolist(), found.segments.tolist(), found.scores.tolist())) == [
@@ -329,7 +330,7 @@ def test_a_video_of_class_0_alone_has_detections(text):
     params = params_of(made)
     params["classifier"]["bias"] = jnp.array([20.0, 0, 0, 0])
     scores = jax.tree.map(np.asarray, jax.jit(made.score)(params, video))
-    for one in (scores, dgam.fuse([scores, scores], (0.5, 0.5))):
+    for one in (scores, fuse_models([scores, scores], (0.5, 0.5))):
         found = made.propose(one, META, localize_config(text, thresholds=(0.1,)))
         assert len(found.labels) and not found.labels.any()
 
@@ -394,7 +395,7 @@ def test_released_rules_against_their_steps(dataset, n, smooth):
         tcams = own.extras["tcam"], other.extras["tcam"]
         expected += released_of(own.attention, *tcams, (0, 2), share, threshold, meta, size, smooth)
     config.localize.nms = 1.0  # all are kept
-    found = dgam.propose(dgam.fuse(streams, (0.5, 0.5)), meta, config.localize)
+    found = dgam.propose(fuse_models(streams, (0.5, 0.5)), meta, config.localize)
     result = sorted(zip(found.labels.tolist(), *found.segments.T.tolist(), found.scores.tolist()))
     assert len(expected) > 4
     np.testing.assert_allclose(result, sorted(expected), rtol=1e-6, atol=1e-9)

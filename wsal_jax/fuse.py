@@ -40,3 +40,9 @@ def fuse(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
     with_evidence = all("evidence" in one.extras for one in scores)
     extras = {"evidence": mean([one.extras["evidence"] for one in scores])} if with_evidence else {}
     return Scores(*map(mean, zip(*(one[:3] for one in scores))), extras)
+
+
+def fuse_models(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
+    """`fuse`, and in `extras["models"]` the scores of each model, for a method that looks for segments in each."""
+    fused = fuse(scores, weights)
+    return fused._replace(extras={**fused.extras, "models": tuple(scores)})

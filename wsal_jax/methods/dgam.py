@@ -25,8 +25,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 from scipy.ndimage import gaussian_filter1d
 
-from wsal_jax import fuse as fusion
 from wsal_jax import localize
+from wsal_jax.fuse import fuse_models
 from wsal_jax.layers import Attention
 from wsal_jax.method import Method, Params, Phase, Spec
 from wsal_jax.times import snippet_to_seconds
@@ -269,13 +269,7 @@ def method(config: ConfigDict) -> Method:
     phases = [Phase("attention", loss_attention, ("attention", "classifier"))]
     if generative:
         phases.insert(0, Phase("cvae", loss_cvae, ("encoder", "decoder")))
-    return Method(init, tuple(phases), score, propose, fuse=fuse)
-
-
-def fuse(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
-    """`fuse.fuse`, and in `extras["models"]` the scores of each model, in which `propose` looks for segments."""
-    fused = fusion.fuse(scores, weights)
-    return fused._replace(extras={**fused.extras, "models": tuple(scores)})
+    return Method(init, tuple(phases), score, propose, fuse=fuse_models)
 
 
 def propose(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
@@ -286,7 +280,7 @@ def propose(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
     are differences of logits (as released, of activations) and can be negative. `config.soft_nms` is not used.
 
     Args:
-      scores: of one video without padding (extras with it), NumPy; of one model, or of several from `fuse`.
+      scores: of one video without padding (extras with it), NumPy; of one model, or of several from `fuse.fuse_models`.
       meta: of the same video.
       config: `config.localize`.
     """

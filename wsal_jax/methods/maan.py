@@ -14,8 +14,6 @@ Where we differ from the paper, for all five alike:
   videos. STPN and MAAN do not say what they do against it; STAR and IWO-Net drop 0.8.
 """
 
-from collections.abc import Sequence
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,7 +23,7 @@ from ml_collections import ConfigDict
 from scipy.special import expit
 
 from wsal_jax import aggregate, localize
-from wsal_jax import fuse as fusion
+from wsal_jax.fuse import fuse_models
 from wsal_jax.layers import Attention
 from wsal_jax.losses import binary_cross_entropy
 from wsal_jax.method import Method, Params, Phase, Spec
@@ -108,13 +106,7 @@ def method(config: ConfigDict) -> Method:
         return Scores(video_score, attention[:, None] * nn.sigmoid(logits), attention, extras)
 
     phases = (Phase("train", loss, ("attention", "classifier")),)
-    return Method(init, phases, score, as_released, fuse=keep_models) if released else Method(init, phases, score)
-
-
-def keep_models(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
-    """`fuse.fuse`, and in `extras["models"]` the scores of each model."""
-    fused = fusion.fuse(scores, weights)
-    return fused._replace(extras={**fused.extras, "models": tuple(scores)})
+    return Method(init, phases, score, as_released, fuse=fuse_models) if released else Method(init, phases, score)
 
 
 def as_released(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
@@ -128,7 +120,7 @@ def as_released(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
     class over all models together.
 
     Args:
-      scores: of one video without padding (extras with it), NumPy; of one model, or of several from `keep_models`.
+      scores: of one video without padding (extras with it), NumPy; of one model, or of several from `fuse.fuse_models`.
       meta: of the same video.
       config: `config.localize`.
     """
