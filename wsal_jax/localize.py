@@ -43,6 +43,17 @@ def nms(segments: Float[np.ndarray, "k 2"], scores: Float[np.ndarray, " k"], iou
     return np.array(kept, np.intp)
 
 
+def nms_by_class(detections: Detections, iou: float) -> Detections:
+    """The detections of each class that `nms` keeps, by class."""
+    segments, labels, scores = detections
+    kept = [np.zeros(0, np.intp)]
+    for label in np.unique(labels):
+        of_label = np.flatnonzero(labels == label)
+        kept.append(of_label[nms(segments[of_label], scores[of_label], iou)])
+    kept = np.concatenate(kept)
+    return Detections(segments[kept], labels[kept], scores[kept])
+
+
 def soft_nms(
     segments: Float[np.ndarray, "k 2"], scores: Float[np.ndarray, " k"], sigma: float | int
 ) -> Float[np.ndarray, " k"]:

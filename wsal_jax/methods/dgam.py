@@ -291,13 +291,7 @@ def propose(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
             found.append(as_released(own, models[:i] + models[i + 1 :], meta, config))
         else:
             found.append(by_attention(own, meta, config))
-    segments, labels, ranks = (np.concatenate(parts) for parts in zip(*found))
-    kept = [np.zeros(0, np.intp)]
-    for label in np.unique(labels):
-        of_label = np.flatnonzero(labels == label)
-        kept.append(of_label[localize.nms(segments[of_label], ranks[of_label], config.nms)])
-    kept = np.concatenate(kept)
-    return Detections(segments[kept], labels[kept], ranks[kept])
+    return localize.nms_by_class(Detections(*(np.concatenate(parts) for parts in zip(*found))), config.nms)
 
 
 def by_attention(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:

@@ -147,10 +147,4 @@ def as_released(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
             segments = snippet_to_seconds(edges, meta).clip(0, meta.duration)
             real = segments[:, 0] < segments[:, 1]
             found.append(Detections(segments[real], np.full(real.sum(), c), score[real]))
-    segments, labels, ranks = (np.concatenate(parts) for parts in zip(*found))
-    kept = [np.zeros(0, np.intp)]
-    for c in np.unique(labels):
-        of_class = np.flatnonzero(labels == c)
-        kept.append(of_class[localize.nms(segments[of_class], ranks[of_class], config.nms)])
-    kept = np.concatenate(kept)
-    return Detections(segments[kept], labels[kept], ranks[kept])
+    return localize.nms_by_class(Detections(*(np.concatenate(parts) for parts in zip(*found))), config.nms)
