@@ -28,7 +28,7 @@ def make(text="", model="", **options):
 def example(n=6, seed=0, dtype=np.float32):
     rng = np.random.default_rng(seed)
     labels = jnp.array([1.0, 0.0, 1.0], dtype)
-    return Video(jnp.asarray(rng.random((n, 5)), dtype), jnp.ones(n, dtype), labels, labels)
+    return Video(jnp.asarray(rng.random((n, 5)), dtype), jnp.ones(n, dtype), labels, labels, jnp.int32(n))
 
 
 def params_of(made):

@@ -44,11 +44,10 @@ def test_scores_are_those_of_each_seed_and_video_alone(config, data):
     assert [len(of) for of in scores] == [8, 8]
     for seed, video in [(0, 0), (1, 3), (1, 7)]:
         features = pipeline.read(data, video, ["rgb", "flow"])
+        n = len(features)
         one = maan.score(
             jax.tree.map(itemgetter(seed), params),
-            Video(
-                *map(jax.numpy.asarray, (features, np.ones(len(features), np.float32), *[np.zeros(3, np.float32)] * 2))
-            ),
+            Video(*map(jax.numpy.asarray, (features, np.ones(n, np.float32), *np.zeros((2, 3), np.float32), n))),
         )
         for name in ("video_score", "cas", "attention"):
             np.testing.assert_allclose(getattr(scores[seed][video], name), getattr(one, name), rtol=1e-5, atol=1e-6)

@@ -346,7 +346,9 @@ def test_published_weights_score_as_numpy_does(tmp_path, kind, stream):
     padded = np.concatenate([x, rng.normal(size=(14, 1024)).astype(np.float32)])
     mask = (np.arange(64) < 50).astype(np.float32)
     made = method.get(config.method, stream)
-    scores = made.score(params, Video(jnp.asarray(padded), jnp.asarray(mask), jnp.zeros(20), jnp.zeros(20)))
+    scores = made.score(
+        params, Video(jnp.asarray(padded), jnp.asarray(mask), jnp.zeros(20), jnp.zeros(20), jnp.int32(mask.sum()))
+    )
     values = arrays.read_pt(path) if kind == "dgam" else tensorflow_checkpoint.read(path)
     values = {name.removeprefix("module."): value for name, value in values.items()}
     attention, probability, logits = direct(kind, values, x)
@@ -435,6 +437,6 @@ def test_loss_of_the_reproduction():
     params = {"attention": {"hidden": hidden, "out": out}, "classifier": classifier}
     attention, probability, _ = direct("stpn", values, x)
     entropy = -np.where(labels > 0, np.log(probability), np.log(1 - probability)).mean()
-    video = Video(*map(jnp.asarray, (x, np.ones(400, np.float32), labels, labels)))
+    video = Video(*map(jnp.asarray, (x, np.ones(400, np.float32), labels, labels, np.int32(400))))
     total, _ = made.phases[0].loss(params, video, jax.random.key(0), jnp.int32(0))
     np.testing.assert_allclose(total, 20 * (entropy + 1e-4 * attention.sum()), rtol=1e-5)

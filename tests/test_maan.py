@@ -23,7 +23,7 @@ def make(aggregator, **options):
 def example(n=6, seed=0):
     rng = np.random.default_rng(seed)
     labels = jnp.array([1.0, 0.0, 1.0])
-    return Video(jnp.asarray(rng.random((n, 5)), jnp.float32), jnp.ones(n), labels, labels)
+    return Video(jnp.asarray(rng.random((n, 5)), jnp.float32), jnp.ones(n), labels, labels, jnp.int32(n))
 
 
 def sigmoid(x):

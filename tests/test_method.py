@@ -41,7 +41,7 @@ def video(n=20, padding=0, seed=0):
     rng = np.random.default_rng(seed)
     features = np.concatenate([rng.random((n, 8)), 1e3 * rng.normal(size=(padding, 8))]).astype(np.float32)
     mask = np.r_[np.ones(n), np.zeros(padding)].astype(np.float32)
-    return Video(*map(jnp.asarray, (features, mask, np.float32([0, 1, 0, 1]), np.float32([0, 2, 0, 1]))))
+    return Video(*map(jnp.asarray, (features, mask, np.float32([0, 1, 0, 1]), np.float32([0, 2, 0, 1]), np.int32(n))))
 
 
 def test_every_method_has_a_config_of_its_name():

@@ -85,7 +85,7 @@ def test_eight_devices_have_the_gradients_of_one(config, data, tmp_path, placeme
 
 def test_a_batch_is_split_over_the_devices(config, data):
     mesh = sharding.make_mesh()
-    videos = Video(*(np.zeros((2, 8, 3)) for _ in range(4)))
+    videos = Video(*(np.zeros((2, 8, 3)) for _ in range(4)), np.zeros((2, 8), int))
     split = jax.jit(lambda x: jax.lax.with_sharding_constraint(x, sharding.split(mesh, 1)))(videos)
     assert split.features.addressable_shards[0].data.shape == (2, 1, 3)
 
@@ -141,7 +141,7 @@ def test_update_is_the_mean_gradient_of_the_trained_group(data):
     """Against a plain loop over videos, with SGD."""
     run = toy()
     rng = np.random.default_rng(0)
-    videos = Video(*(rng.normal(size=s).astype(np.float32) for s in ((5, 4, 6), (5, 4), (5, 3), (5, 3))))
+    videos = Video(*(rng.normal(size=s).astype(np.float32) for s in ((5, 4, 6), (5, 4), (5, 3), (5, 3))), np.full(5, 4))
     params = run.init(jax.random.key(0), method.Spec((6,), 3))
     optimizer = optax.sgd(1.0)
     new, _, metrics = train.update(
@@ -207,7 +207,44 @@ def test_rounds_phases_and_seeds_compile_the_loop_once(config, data, tmp_path, m
 def test_options_that_cannot_work_are_refused(config, data, option, value, message):
     config.update_from_flattened_dict({option: value})
     with pytest.raises(InputError, match=message):
-        train.check(config, data, sharding.make_mesh())
+        train.check(toy(), config, data, sharding.make_mesh())
+
+
+def test_a_method_that_counts_is_refused_data_without_counts(config, data):
+    mesh, counting = one_device(), toy(uses_counts="leave the counts out")
+    train.check(counting, config, data, mesh)
+    counts = data.counts.copy()
+    counts[[3, 5]] = -1
+    partly = data._replace(counts=counts)
+    with pytest.raises(InputError, match=rf"2 of 12 \(the first is {data.metas[3].id}\).*or leave the counts out"):
+        train.check(counting, config, partly, mesh)
+    train.check(toy(), config, partly, mesh)
+
+
+def test_every_round_begins_the_schedule_of_the_learning_rate_anew(config, data, tmp_path):
+    """With a gradient of 1, SGD moves by the rates: 1, 1, 0.5, 0.5 in each round."""
+
+    def loss(params, video, key, epoch):
+        return params["a"], {"loss": params["a"]}
+
+    config.optimizer = dict(
+        name="sgd",
+        learning_rate=dict(
+            name="exponential_decay", init_value=1.0, transition_steps=2, decay_rate=0.5, staircase=True
+        ),
+    )
+    config.steps, config.log_every, config.checkpoint_every = 4, 1, 1
+    falling = Method(
+        lambda key, spec: {"a": jnp.zeros(())},
+        (Phase("a", loss, ("a",)),),
+        lambda params, video: Scores(0, 0, 0, {}),
+        rounds=2,
+        revise=lambda keep, scores, labels: keep,
+    )
+    seen = []
+    log = lambda step, metrics: seen.append(float(metrics["a/loss"][0]))  # noqa: E731
+    train.fit(falling, data, ["rgb"], config, one_device(), tmp_path / "run", log)
+    assert seen == [0, -1, -2, -2.5, -3, -4, -5, -5.5]
 
 
 def test_chunks_end_at_every_border():

@@ -60,7 +60,7 @@ def make_score(method: Method, num_classes: int) -> Callable[[Params, Array, Arr
     @partial(jax.vmap, in_axes=(None, 0, 0))  # videos
     def score(params, features, mask):
         unknown = jnp.zeros(num_classes)
-        return method.score(params, Video(features, mask, unknown, unknown))
+        return method.score(params, Video(features, mask, unknown, unknown, mask.sum().astype(int)))
 
     return score
 
@@ -252,6 +252,7 @@ def report(
     about = {
         "protocol": config.evaluation.protocol,
         "dataset": config.data.name,
+        "supervision": "video labels and counts" if method.uses_counts else "video labels",
         "videos": len(known),
         "classes": len(set(true_labels)),
         "instances": len(true_labels),

@@ -33,7 +33,8 @@ def run(config: ConfigDict, workdir: str | None = None) -> str:
     multihost_utils.sync_global_devices("data built")
     builder = pipeline.build(config.data)
     data = {split: pipeline.load(builder, split) for split in ("train", "test")}
-    train.check(config, data["train"], mesh)
+    for chosen in methods.values():
+        train.check(chosen, config, data["train"], mesh)
     evaluate.check(config, data["test"])
     folder = open_run(workdir, config, builder.info.full_name)
     multihost_utils.sync_global_devices("workdir opened")

@@ -57,6 +57,9 @@ class Method(NamedTuple):
     next round sees. The loop leaves a video as it was where this would empty it."""
     fuse: Callable[[Sequence[Scores], Sequence[float]], Scores] = fuse.fuse
     """NumPy, on the host: one model's scores of a video each, and their weights -> what `propose` sees of all."""
+    uses_counts: str = ""
+    """Not empty if a loss needs `video.counts`, which is more than video labels: how to do without. Results name the
+    extra supervision, and training refuses data that do not have it."""
 
 
 def names() -> list[str]:

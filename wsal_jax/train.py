@@ -50,9 +50,15 @@ class Bank(NamedTuple):
 
 
 def make_optimizer(config: ConfigDict | FrozenConfigDict) -> optax.GradientTransformation:
-    """`optax.<name>(**others)` of `config.optimizer`."""
+    """`optax.<name>(**others)` of `config.optimizer`; a learning rate that has a name itself is a schedule of optax."""
+
+    def make(options):
+        return getattr(optax, options["name"])(**{name: x for name, x in options.items() if name != "name"})
+
     options = config.to_dict()
-    return getattr(optax, options.pop("name"))(**options)
+    if isinstance(options.get("learning_rate"), dict):
+        options["learning_rate"] = make(options["learning_rate"])
+    return make(options)
 
 
 def make_keys(config: ConfigDict) -> Key[Array, " s"]:
@@ -65,11 +71,15 @@ def init(method: Method, spec: Spec, config: ConfigDict, num_snippets: int) -> S
 
     def one(key):
         params = method.init(jax.random.fold_in(key, 3), spec)
-        optimizer = make_optimizer(config.optimizer)
-        optimizers = tuple(optimizer.init({g: params[g] for g in phase.trains}) for phase in method.phases)
-        return State(params, optimizers, jnp.ones(num_snippets, bool))
+        return State(params, init_optimizers(method, params, config), jnp.ones(num_snippets, bool))
 
     return jax.jit(jax.vmap(one))(make_keys(config))
+
+
+def init_optimizers(method: Method, params: Params, config: ConfigDict) -> tuple[Any, ...]:
+    """The optimizer state of each phase at the start of a round, for one seed."""
+    optimizer = make_optimizer(config.optimizer)
+    return tuple(optimizer.init({group: params[group] for group in phase.trains}) for phase in method.phases)
 
 
 def update(
@@ -112,7 +122,9 @@ def make_run(method: Method, config: FrozenConfigDict, steps_per_epoch: int, mes
         chosen, snippets = draw(key, step, bank.lengths)
         at = bank.starts[chosen][:, None] + snippets
         features = bank.features[at] if features is None else features
-        return Video(features, keep[at].astype(jnp.float32), bank.labels[chosen], bank.counts[chosen])
+        mask = keep[at].astype(jnp.float32)
+        lengths = jnp.full(config.batch_size, config.num_snippets)
+        return Video(features, mask, bank.labels[chosen], bank.counts[chosen], lengths)
 
     def step_phase(index, state, videos, keys, epoch):
         phase = method.phases[index]
@@ -160,7 +172,8 @@ def make_revise(method: Method):
     @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))  # videos
     def revise(params, features, mask, keep, labels):
         unknown = jnp.zeros_like(labels)
-        scores = method.score(params, Video(features, mask * keep, unknown, unknown))
+        video = Video(features, mask * keep, unknown, unknown, mask.sum().astype(int))
+        scores = method.score(params, video)
         revised = method.revise(keep, scores, labels) * mask
         return jnp.where((revised > 0).any(), revised, keep * mask) > 0
 
@@ -205,13 +218,16 @@ def fit(
 ) -> Params:
     """Trains `config.seeds` models on the given streams, joined if several, and returns their parameters.
 
+    A round goes on with the parameters of the one before and with a fresh optimizer, so that a schedule of the learning
+    rate starts again.
+
     Checkpoints go to `directory`; where it holds some, training continues after the newest. The returned parameters are
     those of the last step, with a leading axis of seeds.
 
     Raises:
       InputError: options that do not fit the data or the devices, or a damaged checkpoint.
     """
-    check(config, data, mesh)
+    check(method, config, data, mesh)
     spec = Spec(tuple(data.dims[name] for name in streams), len(data.class_names))
     total = method.rounds * config.steps
     steps_per_epoch = len(data.lengths) // config.batch_size
@@ -264,13 +280,15 @@ def fit(
             bar.set_postfix({name: f"{x.mean():.3f}" for name, x in metrics.items() if name.endswith("/loss")})
             if steps.stop in ends[:-1] and method.revise:
                 params, keep = jax.tree.map(np.asarray, (state.params, state.keep))
-                state = state._replace(keep=sharding.replicate(mesh, revise(method, params, keep, data, streams)))
+                optimizers = jax.vmap(lambda params: init_optimizers(method, params, config))(params)
+                keep = revise(method, params, keep, data, streams)
+                state = state._replace(**sharding.replicate(mesh, dict(optimizers=optimizers, keep=keep)))
             if steps.stop in saves or steps.stop == total:
                 checkpoint.save(directory, steps.stop, state)
     return state.params
 
 
-def check(config: ConfigDict, data: pipeline.Dataset, mesh: Mesh) -> None:
+def check(method: Method, config: ConfigDict, data: pipeline.Dataset, mesh: Mesh) -> None:
     """Raises InputError for options that cannot work, before anything is trained."""
     for name in ("seeds", "steps", "batch_size", "num_snippets", "log_every", "checkpoint_every"):
         if config[name] < 1:
@@ -294,3 +312,9 @@ def check(config: ConfigDict, data: pipeline.Dataset, mesh: Mesh) -> None:
         make_optimizer(config.optimizer)
     except (AttributeError, TypeError) as error:
         raise InputError(f"config.optimizer={config.optimizer.to_dict()}: {error}") from error
+    unknown = [meta.id for meta, counts in zip(data.metas, data.counts) if counts.min() < 0]
+    if method.uses_counts and unknown:
+        raise InputError(
+            f"{config.method.name} learns from how often each class occurs in a training video, which is not known of "
+            f"{len(unknown)} of {len(data.metas)} (the first is {unknown[0]}): annotate them, or {method.uses_counts}"
+        )

@@ -23,6 +23,8 @@ class Video(NamedTuple):
     """1 for every class that occurs."""
     counts: Float[Any, " c"]
     """How many instances of each class; supervision only for methods that say so (STAR)."""
+    length: Int[Any, ""]
+    """Snippets of the video, also those that a round has removed; padding begins there."""
 
 
 class Scores(NamedTuple):
