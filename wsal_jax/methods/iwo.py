@@ -147,24 +147,27 @@ def method(config: ConfigDict) -> Method:
             if config.shift:
                 heads["shift"] = jax.random.normal(keys[1], (config.heads,)) * config.heads**-0.25
             if config.scores != "cam":
-                heads["kernel"] = normal(keys[2], (d, config.heads))
+                heads["kernel"] = normal(keys[2], (d, config.heads)).T
                 heads["bias"] = jnp.zeros((config.heads, size))
             streams.append(heads)
         kernel = normal(classifier_key, (sum(spec.dims) * config.heads, spec.num_classes))
         kernels = jnp.split(kernel, np.cumsum(spec.dims)[:-1] * config.heads)
         kernels = [x.reshape(config.heads, -1, spec.num_classes) for x in kernels]
-        return {"attention": tuple(streams), "classifier": {"kernel": tuple(kernels), "bias": jnp.zeros(spec.num_classes)}}
+        return {
+            "attention": tuple(streams),
+            "classifier": {"kernel": tuple(kernels), "bias": jnp.zeros(spec.num_classes)},
+        }
 
     def on_grid(params: Params, video: Video) -> tuple[list[tuple[Params, Array, Array, Array]], Float[Array, " k"]]:
         """Of each stream its heads, attention logits [m k], features [k d] and classifier [m d c]; and the mask."""
         at = layers.grid(video.length, size)
-        kernels = params["classifier"]["kernel"]
-        features = jnp.split(video.features[at], np.cumsum([x.shape[1] for x in kernels])[:-1], axis=1)
-        streams = []
-        for heads, x, kernel in zip(params["attention"], features, kernels):
+        streams, start = [], 0
+        for heads, kernel in zip(params["attention"], params["classifier"]["kernel"]):
+            features = video.features[at, start : start + kernel.shape[1]]
+            start += kernel.shape[1]
             cam = "kernel" not in heads
-            logits = jnp.zeros((config.heads, size)) if cam else heads["kernel"].T @ x.T + heads["bias"]
-            streams.append((heads, logits, x, kernel))
+            logits = jnp.zeros((config.heads, size)) if cam else (features @ heads["kernel"].T).T + heads["bias"]
+            streams.append((heads, logits, features, kernel))
         return streams, video.mask[at]
 
     def loss(
@@ -238,7 +241,7 @@ def method(config: ConfigDict) -> Method:
 
     def revise(keep: Float[Array, " n"], scores: Scores, labels: Float[Array, " c"]) -> Float[Array, " n"]:
         """Algorithm 1, lines 4 to 10: takes the winners of each true class out of what is left."""
-        count = jnp.maximum(1, jnp.round(config.share * scores.extras["length"]))
+        count = jnp.maximum(1, jnp.round(config.share * scores.extras["length"])).astype(int)
         won = jax.vmap(winners, (1, None), 1)(scores.cas * keep[:, None], count)
         return keep * ~(won & (labels > 0)).any(axis=1)
 
