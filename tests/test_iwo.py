@@ -1,6 +1,6 @@
 """IWO-Net against the equations and algorithms, written out in plain Python and NumPy."""
 
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ D = sum(DIMS)
 def make(text="", **options):
     config = config_file.get_config(text)
     config.num_snippets = K
-    config.method.update({"heads": HEADS, "dropout": 0.0, "share": 0.2, **options})
+    config.method.update({"heads": HEADS, "dropout": 0.0, "share": 0.2, "penalty": 0.1, "gamma": 10.0, **options})
     return method.get(config.method)
 
 
@@ -250,10 +250,9 @@ def test_gradients_are_finite_where_a_head_has_no_output(shift, how):
     np.testing.assert_allclose(scores.video_score, softmax(bias), rtol=1e-5)  # the outputs are 0
 
 
-@pytest.mark.parametrize("text", ["", "scores=cam", "scores=attention"])
-def test_gradient_of_the_loss(text):
+def test_gradient_of_the_loss():
     with jax.enable_x64(True):
-        made, video = make(text, shift=True), example(dtype=np.float64)
+        made, video = make(shift=True), example(dtype=np.float64)
         loss = jax.jit(lambda p: made.phases[0].loss(p, video, jax.random.key(0), jnp.int32(0))[0])
         check_grads(loss, (params_of(made, dtype=np.float64),), order=1, modes=["rev"])
 
@@ -299,7 +298,8 @@ def test_one_stream_is_enough():
 
 
 def test_initial_alpha_has_the_given_deviation():
-    params = make(heads=10_000, shift=True).init(jax.random.key(0), method.Spec((1, 2), 1))
+    init = make(heads=10_000, shift=True).init
+    params = jax.jit(lambda: init(jax.random.key(0), method.Spec((1, 2), 1)))()
     for heads in params["attention"]:
         assert abs(heads["scale"].std() - 0.1) < 3e-3 and abs(heads["shift"].std() - 0.1) < 3e-3
     assert [x.shape for x in params["classifier"]["kernel"]] == [(10_000, 1, 1), (10_000, 2, 1)]
@@ -462,7 +462,9 @@ def test_rounds_leave_less_to_learn_from(config, data, tmp_path):
     """Each round takes round(0.2 n) snippets of each label at most, and trains on what is left."""
     made, streams = make(rounds=2), ["rgb", "flow"]
     spec = method.Spec(tuple(data.dims[name] for name in streams), len(data.class_names))
-    params = jax.vmap(partial(made.init, spec=spec))(jax.random.split(jax.random.key(0), 1))
+    shapes = jax.eval_shape(lambda: made.init(jax.random.key(0), spec))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(size=(1, *x.shape)).astype(np.float32), shapes)
     keep = np.ones((1, data.lengths.sum()), bool)
     revised = train.revise(made, params, keep, data, streams)
     gone = [n - revised[0, start : start + n].sum() for start, n in zip(data.starts, data.lengths)]
