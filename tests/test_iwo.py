@@ -165,7 +165,7 @@ def test_winners_are_the_highest_positive_scores():
             assert np.flatnonzero(iwo.winners(jnp.asarray(scores), count)).tolist() == sorted(expected)
 
 
-@pytest.mark.parametrize("steps", [1, 3, 10])
+@pytest.mark.parametrize("steps", [3, 10])
 @pytest.mark.parametrize("removed", [(), (2, 7)])
 def test_winners_out_testing_is_algorithm_2(steps, removed):
     made, video = make(test_steps=steps), example(seed=3)
@@ -378,10 +378,9 @@ def test_what_was_removed_has_no_attention_and_stays_away():
         assert gone.any() and not np.asarray(scores.extras["winners"])[:, gone].any()
 
 
-@pytest.mark.parametrize("text", ["", "scores=attention"])
-def test_a_video_never_loses_its_last_snippets(text):
-    """All of it would win in each revision, and then the video is left as it was."""
-    made = make(text, share=0.6)
+def test_a_video_never_loses_its_last_snippets():
+    """All of it would win in a revision, as attention is nowhere 0, and then the video is left as it was."""
+    made = make("scores=attention", share=0.6)
     params = jax.tree.map(lambda x: x[None], params_of(made))
     revise = train.make_revise(made)
     for n in (1, 2, 20):
@@ -389,8 +388,8 @@ def test_a_video_never_loses_its_last_snippets(text):
         keep = np.ones((1, 1, 40), np.float32) * np.asarray(video.mask)
         for _ in range(6):
             keep = np.asarray(revise(params, video.features[None], video.mask[None], keep, video.labels[None]))
-            assert keep.sum() > 0
             keep = keep.astype(np.float32)
+            assert keep.sum() > 0
 
 
 META = Meta("v", 10, 2.0, 4.0, 3.0, 20.5)  # snippet i is at 1.5 + 2 i seconds, its edges 1 s to either side
