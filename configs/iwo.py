@@ -1,0 +1,67 @@
+"""IWO-Net (wsal_jax/methods/iwo.py).
+
+python -m wsal_jax.main --config=configs/iwo.py
+python -m wsal_jax.main --config=configs/iwo.py:rounds=1                (Table III: 1, 2 or 3)
+python -m wsal_jax.main --config=configs/iwo.py:winners_out_test=0      (Table IV, whose other rows have rounds=1)
+python -m wsal_jax.main --config=configs/iwo.py:scores=cam              (Table V: csc, cam or attention)
+python -m wsal_jax.main --config=configs/iwo.py:heads=1                 (Table VI; Figure 8: segments=800)
+"""
+
+from configs import common
+
+
+def get_config(text=None):
+    """`segments=0` is the K of the data set; `rounds` share the steps that other methods have."""
+    switches = common.parse(
+        text, rounds=2, winners_out_test=True, scores="csc", heads=18, segments=0, **common.SWITCHES
+    )
+    config = common.get_config(switches)
+    config.streams, config.fusion = ("rgb+flow",), (1.0,)
+    config.num_snippets = 400
+    config.method = dict(
+        name="iwo",
+        segments=config.get_ref("num_snippets"),
+        heads=switches.heads,
+        shift=False,
+        dropout=0.8,
+        penalty=0.1,
+        gamma=10.0,
+        share=30 / 400,
+        rounds=switches.rounds,
+        test_steps=10 if switches.winners_out_test else 1,
+        test_classes=2,
+        scores=switches.scores,
+    )
+    # Not the paper's SGD of 1e-3: 400 steps of it left the attention uniform and the training loss at log(classes),
+    # even with the videos' gradients summed as in eq. 6 (0.032). Under it the penalty does nothing; under Adam, which
+    # makes it felt, 0.1 takes the attention from snippets of action to single ones, and more so the longer it trains.
+    config.optimizer = dict(name="adam", learning_rate=1e-3)
+    benchmark = switches.dataset.partition("/")[0]
+    if benchmark in (
+        "thumos14",
+        "activitynet",
+    ):  # the paper's fall to a tenth every 20 epochs; it does not say how many
+        epoch = 200 // 32 if benchmark == "thumos14" else 10_024 // 32
+        schedule = dict(name="exponential_decay", init_value=1e-3, transition_steps=20 * epoch, decay_rate=0.1)
+        config.optimizer = dict(name="adam", learning_rate=dict(schedule, staircase=True))
+        if not switches.quick:
+            config.steps = 60 * epoch
+    else:
+        # As many steps in all as for the other methods. On held-out training videos of the README's data, one seed, 400
+        # to 1,200 steps in all: penalty 0.01 rather than 0.1 by far, about as good as 0; gamma 1 rather than 10, as its
+        # streams are equally good; 5 test steps rather than 10, which select half of a video that is a quarter action.
+        config.steps //= switches.rounds
+        config.method.penalty, config.method.gamma = 0.01, 1.0
+        config.method.test_steps = 5 if switches.winners_out_test else 1
+    if benchmark == "synthetic_untrimmed":
+        # 128 dimensions: the rate as for DGAM. On 50 held-out training videos (15 to 1,925 snippets, half above 290),
+        # one seed: K = 400 rather than 50 with dropout 0.8, and no dropout with K = 200 rather than either.
+        config.optimizer.learning_rate, config.method.dropout = 5e-3, 0.0
+        config.num_snippets = 200
+    if benchmark == "feature_folder":  # about the snippets of a video
+        config.num_snippets = 100
+    if switches.segments:
+        config.num_snippets = switches.segments
+    if switches.scores == "cam":  # has no attention
+        config.method.penalty = 0.0
+    return config

@@ -1,0 +1,274 @@
+"""IWO-Net: iterative winners-out networks (Zeng et al., TIP 2019). One model of both streams.
+
+M attention heads per stream each take a weighted mean of K segments (eq. 3), which is scaled to length 1 / sqrt(M)
+(eq. 4); a linear classifier of all heads of all streams says which class it is (eq. 6). As all that is linear in the
+segments once the lengths are known, a class logit is a sum over segments; a segment's part of it, if positive, is its
+class-specific score (CSC, eqs. 7 and 8). Winners-out training removes the segments of the highest scores from the
+training videos after a round (Algorithm 1); winners-out testing selects them, removes them, and scores again
+(Algorithm 2).
+
+Attention has a bias for each position, so the network sees a grid of K positions: training samples K snippets, and of
+a whole video the grid takes the snippet in the middle of each of K equal parts (`layers.grid`). A snippet has the
+scores of the part that its own middle is in.
+
+Where the paper is silent, or we differ:
+- The top p of K segments are a share p / K, `share`: of the snippets of a training video, those that are removed
+  already included, and of the positions at test; rounded, and at least one. What counts nothing wins nothing: a segment
+  with a score of 0 is never a winner, so there may be fewer than p.
+- alpha of eq. 4 cancels but for its sign, and has no gradient. We leave it out but for its sign, or Adam would scale up
+  what rounding leaves of the gradient and turn signs. With `shift`, beta of attention clusters is added before the
+  length is taken, and alpha is learnt. A mean of length 0 stays 0.
+- `while t < N_step` from t = 1 would be N_step - 1 steps; the text "sets the number of winners-out steps to 10", which
+  we follow. So 1 step is testing without winners-out (Table IV).
+- A segment is scored (eq. 11) by its CSC at the step that selects it: later ones do not have it, and earlier ones
+  give a share to what was selected before.
+- CAM (Table V) has the mean of all segments, repeated M times, in place of the heads. Eq. 4 stays.
+- Dropout is of entries of the heads' outputs, before the classifier.
+
+A training step costs 4 products of [M d] with [K d] per video and stream, and small ones; testing one of [K d] with
+[d M c], after which a step of Algorithm 2 costs one of [M K] with [K d] for each of its classes.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from ml_collections import ConfigDict
+
+from wsal_jax import layers, localize
+from wsal_jax.method import Method, Params, Phase, Spec
+from wsal_jax.times import snippet_to_seconds
+from wsal_jax.types import Detections, InputError, Meta, Scores, Video
+
+SCORES = ("csc", "cam", "attention")
+
+TINY = 1e-12
+"""The square of the length below which a vector is one of length 0."""
+
+
+def attend(logits: Float[Array, "m k"], mask: Float[Array, " k"]) -> Float[Array, "m k"]:
+    """Eq. 3: the softmax over the segments there are; the others get exactly 0, and all do where none is left."""
+    return jax.nn.softmax(jnp.where(mask > 0, logits, -1e30), axis=1) * (mask > 0)
+
+
+def shifting_operation(heads: Params, pooled: Float[Array, "m d"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+    """Eq. 4 as `v = scale * A H + shift` of each head, from its weighted mean A H; both are 0 where v has no length."""
+    alpha = heads["scale"] if "shift" in heads else jnp.sign(heads["scale"])
+    beta = heads.get("shift", jnp.zeros_like(alpha))
+    square = jnp.sum((alpha[:, None] * pooled + beta[:, None]) ** 2, axis=1)
+    there = square > TINY  # twice, or the gradient of the root at 0 would be infinite
+    inverse = jnp.where(there, jax.lax.rsqrt(jnp.where(there, square, 1.0)), 0.0) / np.sqrt(len(alpha))
+    return alpha * inverse, beta * inverse
+
+
+def redundancy(attention: Float[Array, "m k"]) -> Float[Array, ""]:
+    """|A A' - I|_F^2 of eq. 6; it is least where each head attends to one segment, each to another."""
+    return jnp.sum((attention @ attention.T - jnp.eye(len(attention))) ** 2)
+
+
+def contributions(
+    heads: Params,
+    logits: Float[Array, "m k"],
+    features: Float[Array, "k d"],
+    response: Float[Array, "k m c"],
+    mask: Float[Array, " k"],
+) -> Float[Array, "k c"]:
+    """What each segment adds to the logit of each class (eq. 7): the CSC of one stream before the ReLU.
+
+    Args:
+      heads: the parameters of the stream's heads.
+      logits: of the attention, W H' + B.
+      features: H.
+      response: h_k . z_m^c, with the classifier's weights z.
+      mask: the segments there are; the others add 0.
+    """
+    attention = attend(logits, mask)
+    scale, _ = shifting_operation(heads, attention @ features)
+    return jnp.einsum("mk,kmc->kc", scale[:, None] * attention, response)
+
+
+def winners(scores: Float[Array, " n"], count: Int[Array, ""] | int) -> Bool[Array, " n"]:
+    """The `count` highest scores that are positive; of equal ones the first."""
+    rank = jnp.argsort(jnp.argsort(-scores))
+    return (rank < count) & (scores > 0)
+
+
+def winners_out(
+    importance: Callable[[Float[Array, " k"]], Float[Array, " k"]], mask: Float[Array, " k"], count: int, steps: int
+) -> Float[Array, " k"]:
+    """Algorithm 2 for one class: the score of each selected segment at the step that selected it, 0 at the others.
+
+    Args:
+      importance: the scores of all segments where those of the given mask are left.
+      mask: the segments there are.
+      count: how many a step selects, at most.
+      steps: how many there are.
+    """
+
+    def step(carry, _):
+        left, selected = carry
+        scores = importance(left)
+        won = winners(scores * left, count)
+        return (left * ~won, jnp.where(won, scores, selected)), None
+
+    (_, selected), _ = jax.lax.scan(step, (mask, jnp.zeros_like(mask)), length=steps)
+    return selected
+
+
+def method(config: ConfigDict) -> Method:
+    """`config`: segments, the K positions of the grid; heads, M; shift, whether eq. 4 has a beta; dropout, the share of
+    entries; penalty, the weight of `redundancy`; gamma, of eq. 10, that of all streams but the first; share, p / K;
+    rounds, of training; test_steps and test_classes, N_step and q of Algorithm 2; scores, what winners are chosen by:
+    csc, cam or attention.
+
+    Raises:
+      InputError: options that cannot work.
+    """
+    if config.scores not in SCORES:
+        raise InputError(f"config.method.scores={config.scores!r}: there are {', '.join(SCORES)}")
+    for option in ("segments", "heads", "rounds", "test_steps", "test_classes"):
+        if config[option] < 1:
+            raise InputError(f"config.method.{option}={config[option]}: give at least 1")
+    if not 0 < config.share <= 1:
+        raise InputError(f"config.method.share={config.share}: give a share of the segments, above 0 and up to 1")
+    size = config.segments
+
+    def init(key: PRNGKeyArray, spec: Spec) -> Params:
+        """alpha and beta are drawn from N(0, M^-1/4), read as the standard deviation; W as a fully-connected layer."""
+        attention_key, classifier_key = jax.random.split(key)
+        normal = jax.nn.initializers.lecun_normal()
+        streams = []
+        for i, d in enumerate(spec.dims):
+            keys = jax.random.split(jax.random.fold_in(attention_key, i), 3)
+            heads = {"scale": jax.random.normal(keys[0], (config.heads,)) * config.heads**-0.25}
+            if config.shift:
+                heads["shift"] = jax.random.normal(keys[1], (config.heads,)) * config.heads**-0.25
+            if config.scores != "cam":
+                heads["kernel"] = normal(keys[2], (d, config.heads)).T
+                heads["bias"] = jnp.zeros((config.heads, size))
+            streams.append(heads)
+        kernel = normal(classifier_key, (sum(spec.dims) * config.heads, spec.num_classes))
+        kernels = jnp.split(kernel, np.cumsum(spec.dims)[:-1] * config.heads)
+        kernels = [x.reshape(config.heads, -1, spec.num_classes) for x in kernels]
+        return {
+            "attention": tuple(streams),
+            "classifier": {"kernel": tuple(kernels), "bias": jnp.zeros(spec.num_classes)},
+        }
+
+    def on_grid(params: Params, video: Video) -> tuple[list[tuple[Params, Array, Array, Array]], Float[Array, " k"]]:
+        """Of each stream its heads, attention logits [m k], features [k d] and classifier [m d c]; and the mask."""
+        at = layers.grid(video.length, size)
+        streams, start = [], 0
+        for heads, kernel in zip(params["attention"], params["classifier"]["kernel"]):
+            features = video.features[at, start : start + kernel.shape[1]]
+            start += kernel.shape[1]
+            cam = "kernel" not in heads
+            logits = jnp.zeros((config.heads, size)) if cam else (features @ heads["kernel"].T).T + heads["bias"]
+            streams.append((heads, logits, features, kernel))
+        return streams, video.mask[at]
+
+    def loss(
+        params: Params, video: Video, key: PRNGKeyArray, epoch: Int[Array, ""]
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Eq. 6 for one video; without a label there is nothing to classify."""
+        del epoch
+        streams, mask = on_grid(params, video)
+        logits, penalty = params["classifier"]["bias"], 0.0
+        for i, (heads, attention_logits, features, kernel) in enumerate(streams):
+            attention = attend(attention_logits, mask)
+            pooled = attention @ features
+            scale, shift = shifting_operation(heads, pooled)
+            kept = jax.random.bernoulli(jax.random.fold_in(key, i), 1 - config.dropout, pooled.shape)
+            outputs = (scale[:, None] * pooled + shift[:, None]) * kept / (1 - config.dropout)
+            logits = logits + jnp.einsum("md,mdc->c", outputs, kernel)
+            penalty = penalty + redundancy(attention)
+        classification = optax.softmax_cross_entropy(logits, video.labels / jnp.maximum(video.labels.sum(), 1))
+        total = classification + config.penalty * penalty
+        return total, {"loss": total, "classification": classification, "penalty": penalty}
+
+    def fuse_streams(of_streams: Sequence[Float[Array, "k *c"]]) -> Float[Array, "k *c"]:
+        """Eq. 10."""
+        return of_streams[0] + config.gamma * sum(of_streams[1:])
+
+    def score(params: Params, video: Video) -> Scores:
+        """`cas` is the score of the first step; `attention` the mean of all heads of all streams, over its maximum.
+
+        `extras`: "evidence", from a segment alone; "winners" [q k], of the q best classes, "classes" [q], what
+        Algorithm 2 selects on the grid (`winners_out`); "length", of the video.
+        """
+        streams, mask = on_grid(params, video)
+        responses = [jnp.einsum("kd,mdc->kmc", features, kernel) for _, _, features, kernel in streams]
+
+        def importance(left, responses):
+            if config.scores == "attention":
+                weights = [attend(logits, left).mean(axis=0)[:, None] for _, logits, _, _ in streams]
+                return jnp.broadcast_to(fuse_streams(weights), (size, responses[0].shape[2]))
+            parts = [contributions(*stream[:3], response, left) for stream, response in zip(streams, responses)]
+            return fuse_streams([jax.nn.relu(x) for x in parts])
+
+        logits = alone = params["classifier"]["bias"]
+        for (heads, attention_logits, features, kernel), response in zip(streams, responses):
+            total = kernel.sum(axis=1)  # what a shift is multiplied by
+            _, shift = shifting_operation(heads, attend(attention_logits, mask) @ features)
+            part = contributions(heads, attention_logits, features, response, mask)
+            logits = logits + part.sum(axis=0) + shift @ total
+            same = jnp.broadcast_to(features[:, None], (size, config.heads, features.shape[1]))
+            scale, shift = jax.vmap(shifting_operation, (None, 0))(heads, same)
+            alone = alone + jnp.einsum("km,kmc->kc", scale, response) + shift @ total
+        video_score = jax.nn.softmax(logits)
+
+        def select(c):
+            of_class = [jax.lax.dynamic_slice_in_dim(x, c, 1, axis=2) for x in responses]
+            return winners_out(lambda left: importance(left, of_class)[:, 0], mask, count, config.test_steps)
+
+        count = max(1, round(config.share * size))
+        _, classes = jax.lax.top_k(video_score, min(config.test_classes, video_score.size))
+        attention = sum(attend(stream[1], mask).mean(axis=0) for stream in streams)
+        attention = attention / jnp.maximum(attention.max(), jnp.finfo(attention.dtype).tiny)
+        at = layers.off_grid(video.length, size, len(video.mask))
+        extras = {
+            "evidence": jax.nn.softmax(alone)[at] * video.mask[:, None],
+            "winners": jax.vmap(select)(classes),
+            "classes": classes,
+            "length": video.length,
+        }
+        return Scores(
+            video_score, importance(mask, responses)[at] * video.mask[:, None], attention[at] * video.mask, extras
+        )
+
+    def revise(keep: Float[Array, " n"], scores: Scores, labels: Float[Array, " c"]) -> Float[Array, " n"]:
+        """Algorithm 1, lines 4 to 10: takes the winners of each true class out of what is left."""
+        count = jnp.maximum(1, jnp.round(config.share * scores.extras["length"])).astype(int)
+        won = jax.vmap(winners, (1, None), 1)(scores.cas * keep[:, None], count)
+        return keep * ~(won & (labels > 0)).any(axis=1)
+
+    phases = (Phase("train", loss, ("attention", "classifier")),)
+    return Method(init, phases, score, propose, rounds=config.rounds, revise=revise)
+
+
+def propose(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
+    """Adjacent selected segments of a class are a detection, scored by their mean score (eq. 11).
+
+    Segment k of K is [k, k + 1) * n / K of the n snippets, clipped to the video. There is nothing to suppress, as
+    detections of a class do not overlap. Scores of several models that were fused have no selected segments, and are
+    left to `localize.propose`.
+
+    Args:
+      scores: of one video without padding (extras with it), NumPy.
+      meta: of the same video.
+      config: `config.localize`, for `localize.propose`.
+    """
+    if "winners" not in scores.extras:
+        return localize.propose(scores, meta, config)
+    found = []
+    for c, selected in zip(scores.extras["classes"], np.asarray(scores.extras["winners"], np.float64)):
+        runs = localize.components(selected > 0)
+        total = np.cumsum(np.append(0, selected))
+        score = (total[runs[:, 1]] - total[runs[:, 0]]) / (runs[:, 1] - runs[:, 0])
+        segments = snippet_to_seconds(runs * meta.length / len(selected) - 0.5, meta).clip(0, meta.duration)
+        real = segments[:, 0] < segments[:, 1]
+        found.append(Detections(segments[real], np.full(real.sum(), c), score[real]))
+    return Detections(*(np.concatenate(parts) for parts in zip(*found)))
