@@ -1,0 +1,43 @@
+"""STAR (wsal_jax/methods/star.py). It counts: see `counts` in wsal_jax/data/feature_folder.py.
+
+python -m wsal_jax.main --config=configs/star.py
+python -m wsal_jax.main --config=configs/star.py:terms=stem+spa      (Table 1: stem and any of +spa, +cov, +ram; all)
+python -m wsal_jax.main --config=configs/star.py --config.method.localization=attention     (Table 2; or gradcam)
+"""
+
+from itertools import combinations
+
+from configs import common
+
+ROWS = tuple("+".join(["stem", *row]) for k in range(4) for row in combinations(("spa", "cov", "ram"), k))  # of Table 1
+
+
+def get_config(text=None):
+    switches = common.parse(text, terms="all", **common.SWITCHES)
+    terms = ROWS[-1] if switches.terms == "all" else switches.terms
+    if terms not in ROWS:
+        raise ValueError(f"--config=...:terms={terms}: there are {', '.join(ROWS)}, all")
+    config = common.get_config(switches)
+    config.num_snippets = 400
+    config.method = dict(
+        name="star",
+        terms=terms,
+        hidden=256,  # not given
+        segments=config.get_ref("num_snippets"),
+        max_classes=4,  # of a video; each takes a step of the decoder, which costs time
+        sparsity=1e-4,
+        coverage=1e-4,
+        ram=1e-6,
+        dropout=0.8,
+        assembly="sum",  # as printed; or "mean", see `assemble` in wsal_jax/methods/star.py
+        localization="attended",
+    )
+    config.optimizer = dict(name="adam", learning_rate=1e-4)
+    config.localize.localization = config.method.get_ref("localization")
+    if switches.dataset.startswith("synthetic_untrimmed"):
+        config.num_snippets, config.method.assembly = 40, "mean"
+        config.optimizer.learning_rate, config.method.dropout = 5e-3, 0.0
+    if switches.dataset == "feature_folder":
+        config.num_snippets, config.method.assembly = 60, "mean"
+        config.optimizer.learning_rate = 1e-3
+    return config
