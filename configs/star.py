@@ -34,10 +34,19 @@ def get_config(text=None):
     )
     config.optimizer = dict(name="adam", learning_rate=1e-4)
     config.localize.localization = config.method.get_ref("localization")
+    config.localize.confidence = False  # whether the class's video score is a factor of eq. 14; as printed it is not
+    if not switches.dataset.startswith(("thumos14", "activitynet")):
+        # Of sum and mean, and with and without confidence, what gave the higher mAP@.5 on held-out training videos of
+        # the README's data (RGB, 600 steps; both streams) and of the built-in data.
+        config.method.assembly, config.localize.confidence = "mean", True
     if switches.dataset.startswith("synthetic_untrimmed"):
-        config.num_snippets, config.method.assembly = 40, "mean"
-        config.optimizer.learning_rate, config.method.dropout = 5e-3, 0.0
+        # Context alone tells these classes: the attention is 1 everywhere, ST-GradCAM does all, and its sigmoid is near
+        # 1 in most places. The best of six settings and of thresholds of 0.05 to 0.98 on 50 held-out training videos.
+        config.num_snippets, config.optimizer.learning_rate, config.method.dropout = 40, 5e-3, 0.0
+        config.localize.thresholds = (0.95,)
     if switches.dataset == "feature_folder":
-        config.num_snippets, config.method.assembly = 60, "mean"
-        config.optimizer.learning_rate = 1e-3
+        # On held-out training videos of the README's data, one seed: 1e-3 rather than 5e-4 on RGB. The threshold
+        # is a compromise: without context lower is better, with context higher.
+        config.num_snippets, config.optimizer.learning_rate = 60, 1e-3
+        config.localize.thresholds = (0.2,)
     return config

@@ -468,6 +468,14 @@ def test_the_attention_of_both_streams_is_fused_by_their_weights():
     np.testing.assert_allclose([score for _, score in result], [0.25 * 0.8 * 0.5, 0.75 * 0.4 * 1], rtol=1e-6)
 
 
+def test_confidence_is_a_factor():
+    scores = host_scores(np.eye(12)[:, [3, 7]], np.zeros((12, 2)), [0.9, 0.4])
+    found = [star.propose(scores, META, localize_config(confidence=confidence)) for confidence in (False, True)]
+    assert found[0].labels.tolist() == found[1].labels.tolist() == [0, 1]
+    np.testing.assert_allclose(found[0].scores, [0.5, 0.5])
+    np.testing.assert_allclose(found[1].scores, [0.45, 0.2])
+
+
 def test_a_video_without_attention_has_no_detection():
     found = star.propose(host_scores(np.zeros((12, 2)), np.zeros((12, 2)), [0.6, 0.6]), META, localize_config())
     assert found.segments.shape == (0, 2) and len(found.labels) == len(found.scores) == 0

@@ -376,7 +376,8 @@ def propose(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
     A class is looked for in every model if its fused video score is high enough (`localize.predicted_classes`). Runs of
     snippets with a CAS above `config.thresholds` times its largest value are segments. The score is the mean, over the
     run, of the fused attention times the model's sigmoid(xi); with `config.localization` "attention" or "gradcam", of
-    that factor alone. The video score is no part of it. `config.soft_nms` is not used.
+    that factor alone. Eq. 14 does not have the fused video score of the class; with `config.confidence` it is a factor.
+    `config.soft_nms` is not used.
 
     Args:
       scores: of one video without padding (extras with it), NumPy; of one model, or of several from `fuse`.
@@ -395,6 +396,8 @@ def propose(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
             runs = np.concatenate(runs)
             total = np.append(0, np.cumsum(values[:, c]))
             score = (total[runs[:, 1]] - total[runs[:, 0]]) / (runs[:, 1] - runs[:, 0])
+            if config.confidence:
+                score *= scores.video_score[c]
             segments = snippet_to_seconds(runs - 0.5, meta).clip(0, meta.duration)
             real = segments[:, 0] < segments[:, 1]
             found.append(Detections(segments[real], np.full(real.sum(), c), score[real]))
