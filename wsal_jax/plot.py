@@ -78,13 +78,14 @@ def draw(
             axes.plot(edges, steps, drawstyle="steps-post", color=colors[name], linewidth=0.8)
             axes.set_ylim(low, high + 0.2 * (high - low) + 1e-9)
             axes.set_yticks([cas.max()], [f"{cas.max():.2g}"], size=7, color="0.35")
-        for name, attention in attend.items():
+        if attend:
             dress(curves[-1], "attention")
+            curves[-1].set_yticks([1], ["1"], size=7, color="0.35")
+        for name, attention in attend.items():
             steps = attention[: meta.length, label]
             steps = np.append(steps, steps[-1])
             curves[-1].plot(edges, steps, drawstyle="steps-post", color=colors[name], linewidth=0.8)
             curves[-1].set_ylim(0, 1.1)
-            curves[-1].set_yticks([1], ["1"], size=7, color="0.35")
         dress(detected_row, "detected")
         shades = np.clip(detections.scores[detected] / max(best, 1e-9), 0, 1)
         fill = dict(color=colormaps["Purples"](0.2 + 0.8 * shades), edgecolor=COLOR_DETECTED)
