@@ -555,3 +555,41 @@ def test_composed_videos(tmp_path):
     folder = check(tmp_path)
     assert [len(folder.videos[split]) for split in ("train", "test")] == [24, 2]
     assert all(video.segments and video.stride / video.fps == 2 for video in folder.videos["test"])
+
+
+def test_counts_of_a_training_video_without_annotations(tmp_path):
+    root, gt = write(tmp_path / "data"), ground_truth()
+    gt["database"]["jump Ü"]["counts"] = {"jump": 3}
+    write_gt(root, gt)
+    _, videos = build(root, tmp_path / "built")
+    np.testing.assert_array_equal(videos["jump Ü"]["counts"], [3, 0])  # jump, run
+    assert len(videos["jump Ü"]["segments"]) == 0
+    np.testing.assert_array_equal(videos["-run.1"]["counts"], [0, 2])
+
+
+@pytest.mark.parametrize(
+    "video, counts, problem",
+    [
+        ("jump Ü", {"jump": 0}, "whole numbers of 1 or more"),
+        ("jump Ü", {"jump": True}, "whole numbers of 1 or more"),
+        ("jump Ü", {"jump": 2.0}, "whole numbers of 1 or more"),
+        ("jump Ü", [3], "must be {class name: number}"),
+        ("jump Ü", {"jump": 1, "run": 2}, "give one for each label"),
+        ("jump Ü", {}, "give one for each label"),
+        ("-run.1", {"run": 2}, 'remove the "counts"'),
+    ],
+)
+def test_counts_that_cannot_be_used(tmp_path, video, counts, problem):
+    root, gt = write(tmp_path), ground_truth()
+    gt["database"][video]["counts"] = counts
+    write_gt(root, gt)
+    assert f"gt.json: {video!r}" in problems(root) and problem in problems(root)
+
+
+def test_counts_of_a_test_video_are_refused(tmp_path):
+    """Else it would be measured as one without any true segment."""
+    root, gt = write(tmp_path), ground_truth()
+    del gt["database"]["both"]["annotations"]
+    gt["database"]["both"].update(labels=["run"], counts={"run": 2})
+    write_gt(root, gt)
+    assert '"counts" are for training videos' in problems(root)

@@ -106,3 +106,23 @@ def test_scores_of_no_use(tmp_path):
         detections = Detections(np.array([[0.5, 1.0], [0.5, 2.0]]), np.array([2, 2]), np.array([value, value]))
         picture = draw(tmp_path / "a.png", make_meta(5), NONE, {"rgb": scores}, detections)
         assert len(columns(picture, plot.COLOR_DETECTED))
+
+
+def test_attention_of_each_class(tmp_path):
+    """A row more for each class, where the attention of the class, here 1 from 5 to 7.5 s, is a line near its top."""
+    attention = np.zeros((50, 9))  # 10 of padding
+    attention[10:15, 5] = 1.0
+    scores = make_scores(40)._replace(extras={"class_attention": attention})
+    detections = Detections(np.array([[5.0, 7.5], [12.0, 14.0]]), np.array([5, 2]), np.array([0.9, 0.8]))
+    picture = draw(tmp_path / "a.png", make_meta(40), NONE, {"rgb": scores, "fused": make_scores(40)}, detections)
+    assert picture.shape == (height(2, 2) + round(2 * plot.ATTENTION * plot.DPI), 1440, 3)
+    color = 255 * np.array(to_rgb(plot.COLORS_MODELS[0]))
+    for place, expected in ((0, [5, 7.5]), (1, None)):  # class 5, then class 2
+        rows = plot.HEADER + plot.TRUE + 2 * plot.MODEL + plot.ATTENTION + plot.DETECTED
+        top = plot.TOP + place * rows + plot.HEADER + plot.TRUE + 2 * plot.MODEL
+        row = picture[round(top * plot.DPI) : round((top + plot.ATTENTION / 2) * plot.DPI)].astype(int)
+        drawn = seconds(np.flatnonzero((np.abs(row - color).max(axis=2) < 60).any(axis=0)), 20)
+        if expected is None:
+            assert not len(drawn)
+        else:
+            np.testing.assert_allclose([drawn.min(), drawn.max()], expected, atol=0.06)

@@ -210,6 +210,14 @@ def test_options_that_cannot_work_are_refused(config, data, option, value, messa
         train.check(toy(), config, data, sharding.make_mesh())
 
 
+def test_a_video_of_too_many_classes_is_named(config, data):
+    most = data.labels.sum(axis=1)
+    train.check(toy(max_labels=int(most.max())), config, data, one_device())
+    named = rf"config\.method\.max_classes={int(most.max()) - 1}: .* {data.metas[most.argmax()].id} has"
+    with pytest.raises(InputError, match=named):
+        train.check(toy(max_labels=int(most.max()) - 1), config, data, one_device())
+
+
 def test_a_method_that_counts_is_refused_data_without_counts(config, data):
     mesh, counting = one_device(), toy(uses_counts="leave the counts out")
     train.check(counting, config, data, mesh)

@@ -60,6 +60,8 @@ class Method(NamedTuple):
     uses_counts: str = ""
     """Not empty if a loss needs `video.counts`, which is more than video labels: how to do without. Results name the
     extra supervision, and training refuses data that do not have it."""
+    max_labels: int | None = None
+    """The most classes that a training video can have, which is `config.max_classes`; None: any number."""
 
 
 def names() -> list[str]:

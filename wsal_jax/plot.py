@@ -16,7 +16,7 @@ from wsal_jax.types import Annotation, Detections, Meta, Scores
 MAX_CLASSES = 4
 DPI = 120
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 12.0, 1.15, 0.3, 0.75, 0.6  # inches, as all sizes here
-HEADER, TRUE, MODEL, DETECTED = 0.42, 0.2, 0.5, 0.4  # heights of the rows of a class
+HEADER, TRUE, MODEL, ATTENTION, DETECTED = 0.42, 0.2, 0.5, 0.5, 0.4  # heights of the rows of a class
 
 # Okabe and Ito's colors, which do not ask the reader to tell red from green.
 COLOR_TRUE, COLORS_MODELS, COLOR_DETECTED = "#009E73", ("#D55E00", "#0072B2", "#404040"), "#3F007D"
@@ -35,6 +35,8 @@ def draw(
     - true: a bar for each true segment, which also tints the rows below;
     - each entry of `scores`: its class activation sequence (no padding) as steps that meet midway between snippets, on
       a scale of its own, which includes 0; the number is the maximum;
+    - attention: where entries have `extras["class_attention"]` [n c] (padded or not), as STAR has, what each attends to
+      for this class, on a scale from 0 to 1;
     - detected: a bar for each detection, the darker and higher the higher its score is, compared to the video's best.
 
     Shown are the classes that are true, then those that are detected, the best first, but no more than `MAX_CLASSES`;
@@ -42,7 +44,10 @@ def draw(
     """
     classes = choose_classes(annotation, scores, detections)
     shown = classes[:MAX_CLASSES]
-    heights = [HEADER, TRUE, *[MODEL] * len(scores), DETECTED] * len(shown)
+    attend = {
+        name: score.extras["class_attention"] for name, score in scores.items() if "class_attention" in score.extras
+    }
+    heights = [HEADER, TRUE, *[MODEL] * len(scores), *[ATTENTION] * bool(attend), DETECTED] * len(shown)
     height = TOP + sum(heights) + BOTTOM
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
     inside = dict(left=LEFT / WIDTH, right=1 - RIGHT / WIDTH, bottom=BOTTOM / height, top=1 - TOP / height, hspace=0)
@@ -51,7 +56,7 @@ def draw(
     edges = times.snippet_to_seconds(np.arange(meta.length + 1) - 0.5, meta)
     colors = {name: COLORS_MODELS[min(i, len(COLORS_MODELS) - 1)] for i, name in enumerate(scores)}
     best = detections.scores.max() if len(detections.scores) else 1
-    for label, (header, true_row, *model_rows, detected_row) in zip(shown, rows.reshape(len(shown), -1)):
+    for label, (header, true_row, *curves, detected_row) in zip(shown, rows.reshape(len(shown), -1)):
         true = annotation.segments[annotation.labels == label]
         detected = np.flatnonzero(detections.labels == label)
         detected = detected[np.argsort(-detections.scores[detected])]  # low bars in front of high ones
@@ -64,7 +69,7 @@ def draw(
 
         dress(true_row, "true")
         bars(true_row, true, 1, color=COLOR_TRUE)
-        for axes, (name, score) in zip(model_rows, scores.items()):
+        for axes, (name, score) in zip(curves, scores.items()):
             dress(axes, name)
             cas = score.cas[:, label]
             low, high = cas.min(initial=0), cas.max(initial=0)
@@ -73,11 +78,19 @@ def draw(
             axes.plot(edges, steps, drawstyle="steps-post", color=colors[name], linewidth=0.8)
             axes.set_ylim(low, high + 0.2 * (high - low) + 1e-9)
             axes.set_yticks([cas.max()], [f"{cas.max():.2g}"], size=7, color="0.35")
+        if attend:
+            dress(curves[-1], "attention")
+            curves[-1].set_yticks([1], ["1"], size=7, color="0.35")
+        for name, attention in attend.items():
+            steps = attention[: meta.length, label]
+            steps = np.append(steps, steps[-1])
+            curves[-1].plot(edges, steps, drawstyle="steps-post", color=colors[name], linewidth=0.8)
+            curves[-1].set_ylim(0, 1.1)
         dress(detected_row, "detected")
         shades = np.clip(detections.scores[detected] / max(best, 1e-9), 0, 1)
         fill = dict(color=colormaps["Purples"](0.2 + 0.8 * shades), edgecolor=COLOR_DETECTED)
         bars(detected_row, detections.segments[detected], 0.15 + 0.85 * shades, **fill)
-        for axes in (*model_rows, detected_row):
+        for axes in (*curves, detected_row):
             for start, end in true:
                 axes.axvspan(start, end, color=COLOR_TRUE, alpha=0.12, linewidth=0, zorder=0)
 

@@ -318,3 +318,9 @@ def check(method: Method, config: ConfigDict, data: pipeline.Dataset, mesh: Mesh
             f"{config.method.name} learns from how often each class occurs in a training video, which is not known of "
             f"{len(unknown)} of {len(data.metas)} (the first is {unknown[0]}): annotate them, or {method.uses_counts}"
         )
+    most = data.labels.sum(axis=1)
+    if method.max_labels is not None and most.max() > method.max_labels:
+        raise InputError(
+            f"config.method.max_classes={method.max_labels}: the training video {data.metas[most.argmax()].id} has "
+            f"{int(most.max())} classes; give at least as many"
+        )

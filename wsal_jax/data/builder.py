@@ -32,6 +32,8 @@ class Entry(NamedTuple):
     stride: float
     offset: float
     duration: float
+    counts: dict[str, int] | None = None
+    """How often each class occurs, of a video without segments; None: not known."""
 
 
 class Folder(NamedTuple):
@@ -98,6 +100,8 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True
         for video in videos:
             counts = [video.segment_labels.count(name) for name in names]
             known = video.segments or (video.ambiguous and not video.labels)
+            if video.counts:
+                counts, known = [video.counts.get(name, 0) for name in names], True
             yield (
                 video.id,
                 {

@@ -13,11 +13,14 @@ ROOT/split_train.txt, ROOT/split_test.txt            optional, one video a line
   `annotations`                    `[{"segment": [start, end], "label": name}]`, seconds, numbers or strings of numbers;
                                    the label "Ambiguous" is no class: it says where nobody can tell;
   `labels`                         class names, for a video without annotations;
+  `counts`                         optional, `{name: number}`: how often each of the `labels` occurs in a training video
+                                   without annotations, for methods that learn from it (STAR);
   `num_features`                   optional, only checked against the files.
 The first three may also stand once beside `database`, for all videos that do not have their own.
 
 Both splits must have videos. A training video needs `labels` or `annotations`. A test video without
-annotations is good for prediction only. A video without annotations has no segments, and -1 for all its counts.
+annotations is good for prediction only. A video without annotations has no segments, and -1 for all its counts if it
+does not have `counts`.
 
 Classes are the labels in use, sorted by name, and a test label that no training video has is an error. An optional list
 `classes` beside `database` sets classes and order instead, and may have classes that are never trained.
@@ -95,6 +98,9 @@ def check(root: str | os.PathLike) -> Folder:
         if gt and id in gt["database"]:
             length = len(next(iter(features.values()))) if features else None
             entry = _read_entry(root, id, files, length, gt, problems)
+            if entry and entry.counts and split == "test":
+                what = '"counts" are for training videos: remove them, or annotate the video'
+                problems.add(f"gt.json: {id!r}", what)
             if entry:
                 videos[split].append(entry)
         elif gt:
@@ -266,8 +272,28 @@ def _read_entry(
     elif segment_labels and set(labels) != set(segment_labels):
         what = f'"labels" are {sorted(set(labels))}, those of the annotations {sorted(set(segment_labels))}'
         problems.add(where, f"{what}: make them agree, or remove one")
+    counts = _read_counts(video, where, set(labels), problems)
+    times = (fps, stride, offset, duration)
     load = partial(_load, root, files)
-    return Entry(id, load, sorted(set(labels)), segments, segment_labels, ambiguous, fps, stride, offset, duration)
+    return Entry(id, load, sorted(set(labels)), segments, segment_labels, ambiguous, *times, counts)
+
+
+def _read_counts(video: dict[str, Any], where: str, labels: set[str], problems: Problems) -> dict[str, int] | None:
+    """How often each class of a video without annotations occurs; None where that is not given."""
+    counts = video.get("counts")
+    if counts is None:
+        return None
+    if video.get("annotations"):
+        problems.add(where, 'has "counts" and annotations, which say how often each class occurs: remove the "counts"')
+    elif not isinstance(counts, dict) or not all(type(x) is int and x > 0 for x in counts.values()):
+        what = f'"counts" is {reprlib.repr(counts)}: must be {{class name: number}}, whole numbers of 1 or more'
+        problems.add(where, what)
+    elif set(counts) != labels:
+        what = f'"counts" are of {sorted(counts)}, "labels" are {sorted(labels)}: give one for each label'
+        problems.add(where, what)
+    else:
+        return counts
+    return None
 
 
 def _read_annotations(
@@ -334,7 +360,7 @@ class FeatureFolder(FolderBuilder):
       FolderError: on construction, with everything that is wrong with the folder.
     """
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")
 
     def __init__(self, *, root: str | os.PathLike, **kwargs: Any):
         self._root = Path(root)

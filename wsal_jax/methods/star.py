@@ -1,0 +1,404 @@
+"""STAR: segregated temporal assembly recurrent networks (Xu et al., AAAI 2019). One model per stream.
+
+A recurrent decoder says the classes of a video one after the other, then that there are no more. At each step an
+attention over the video's segments assembles the feature of the next action, so that each class has an attention of
+its own; the gradient of the class's logit with respect to that feature (ST-GradCAM) says which segments speak for it.
+It learns from how often each class occurs in a training video (RAM), which is more than video labels.
+
+Names: n snippets, of which N = `segments` evenly spaced ones are the segments; d feature dimensions, c classes, a units
+of the attention, m of the LSTM, t steps of the decoder. Class c of the decoder's c + 1 is the end.
+
+Where we differ from the paper, or it is silent:
+- Eq. 6: positions are within [0, 1] and sum_k alpha_k k is the mean position, divided by sum_k alpha_k; as printed it
+  is of the order of N^2 / 2, and the gate is 0 or 1. Its first term is added to each unit of W h. The gate is 1 at
+  t = 1.
+- Eq. 1: see `assemble`.
+- Order and end of the sequence are not given: classes in the order of their index, as the order of their occurrence
+  would be more than weak labels, then an end token. The true class is fed back in training, the chosen one in testing.
+- In testing the most probable class is chosen at each step, none twice, and never the end at first.
+- Sparsity, coverage and RAM are losses of the steps that say a class; the end's own attention is free.
+- Dropout is of feature dimensions, the same ones in all segments of a video, as in MAAN here.
+- Softmax logits mean something only compared with each other, and so does the 0 of eq. 13: sigmoid(xi) is compared
+  with nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from ml_collections import ConfigDict
+
+from wsal_jax import localize
+from wsal_jax.fuse import fuse_models
+from wsal_jax.layers import grid, off_grid
+from wsal_jax.method import Method, Params, Phase, Spec
+from wsal_jax.times import snippet_to_seconds
+from wsal_jax.types import Detections, InputError, Meta, Scores, Video
+
+TERMS = ("spa", "cov", "ram")
+LOCALIZATIONS = ("attended", "attention", "gradcam")
+ASSEMBLIES = ("sum", "mean")
+TINY = 1e-6
+
+Cell = Callable[[Params, Any, Array], tuple[Any, Array]]
+"""`cell(params, state, input) -> (state, output)`."""
+
+
+class Step(NamedTuple):
+    """What the decoder says at a step."""
+
+    attention: Float[Array, " N"]
+    logits: Float[Array, " k"]
+    """Of the classes and the end."""
+    ram: Float[Array, ""]
+    """How often the class occurs, eq. 8; 0 without RAM."""
+
+
+def lstm(
+    params: Params, state: tuple[Float[Array, " m"], Float[Array, " m"]], x: Float[Array, " i"]
+) -> tuple[tuple[Float[Array, " m"], Float[Array, " m"]], Float[Array, " m"]]:
+    """Long short-term memory, whose state is output and memory; it forgets little at first (1 is added to the gate)."""
+    h, memory = state
+    gates = x @ params["input"] + h @ params["recurrent"] + params["bias"]
+    write, forget, new, read = jnp.split(gates, 4)
+    memory = nn.sigmoid(forget + 1) * memory + nn.sigmoid(write) * jnp.tanh(new)
+    h = nn.sigmoid(read) * jnp.tanh(memory)
+    return (h, memory), h
+
+
+def attend(
+    params: Params,
+    projected: Float[Array, "N a"],
+    mask: Float[Array, " N"],
+    hidden: Float[Array, " m"],
+    before: Float[Array, " N"],
+    first: Bool[Array, ""],
+) -> Float[Array, " N"]:
+    """The attention of a step, eqs. 3, 6 and 7; 0 where masked.
+
+    Args:
+      params: `hidden` is W_alpha, `energy` v_alpha, `position` Z; without the last there is no coverage (eq. 2).
+      projected: U_alpha s_i.
+      mask: 1 for each segment there is.
+      hidden: h_{t-1}.
+      before: the attention of the step before; it does not matter at the first.
+      first: whether this is the first step.
+    """
+    shared = hidden @ params["hidden"]
+    units = jnp.tanh(shared + projected)
+    if "position" in params:
+        at = (jnp.arange(len(mask)) + 0.5) / len(mask)
+        mean = before @ at / jnp.maximum(before.sum(), TINY)
+        gate = nn.sigmoid((params["position"] * (at - mean))[:, None] + shared)
+        units *= jnp.where(first, 1, gate)
+    return nn.sigmoid(units @ params["energy"]) * mask
+
+
+def assemble(
+    attention: Float[Array, " N"], features: Float[Array, "N d"], mask: Float[Array, " N"], assembly: str
+) -> Float[Array, " d"]:
+    """x_t, eq. 1: the `sum` of the weighted features as printed, or their `mean` over the segments there are.
+
+    Eq. 12 shares the logit out among the segments. Of a sum, each one's xi is so small that sigmoid(xi) is about 0.5
+    everywhere, and attended ST-GradCAM no more than the attention; of a mean it is as large as the logit.
+    """
+    total = attention @ features
+    return total / jnp.maximum(mask.sum(), 1) if assembly == "mean" else total
+
+
+def gradcam_weights(logits_of: Callable[[Array], Array], x: Float[Array, " d"]) -> Float[Array, "k d"]:
+    """w_t^c of eq. 11 of each class: the gradient of its logit with respect to the assembled feature."""
+    return jax.jacrev(logits_of)(x)
+
+
+def step(
+    params: Params,
+    features: Float[Array, "N d"],
+    projected: Float[Array, "N a"],
+    mask: Float[Array, " N"],
+    state: Any,
+    before: Float[Array, " N"],
+    token: Int[Array, ""],
+    first: Bool[Array, ""],
+    assembly: str,
+    cell: Cell = lstm,
+) -> tuple[Any, Step, Callable[[Array], Array], Float[Array, " d"]]:
+    """A step of the decoder, eqs. 1, 5, 8 and 9.
+
+    Args:
+      params: groups `attention`, `decoder` and, with RAM, `ram`.
+      features: of the segments.
+      projected: U_alpha of them, the same in all steps.
+      mask: 1 for each segment there is.
+      state: of the cell; its first part is h_{t-1}.
+      before: the attention of the step before.
+      token: y_{t-1}, or the number of classes at the first step.
+      first: whether this is the first step.
+      assembly: see `assemble`.
+      cell: the recurrent cell.
+
+    Returns:
+      The cell's new state; what the step says; its logits as a function of x_t, all else as it was; x_t.
+    """
+    decoder = params["decoder"]
+    attention = attend(params["attention"], projected, mask, state[0], before, first)
+    x = assemble(attention, features, mask, assembly)
+    ram = params["ram"]["weight"] * attention.sum() if "ram" in params else jnp.zeros((), x.dtype)
+    others = [decoder["embedding"][token]] + ([ram[None]] if "ram" in params else [])
+
+    def run(x):
+        new, h = cell(decoder["cell"], state, jnp.concatenate([x, *others]))
+        return new, h @ decoder["out"]["kernel"] + decoder["out"]["bias"]
+
+    state, logits = run(x)
+    return state, Step(attention, logits, ram), lambda x: run(x)[1], x
+
+
+def start(params: Params) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+    """The LSTM's state before the first step."""
+    h = jnp.zeros_like(params["attention"]["hidden"][:, 0])
+    return h, h
+
+
+def teach(
+    params: Params,
+    features: Float[Array, "N d"],
+    mask: Float[Array, " N"],
+    tokens: Int[Array, " t"],
+    assembly: str,
+    cell: Cell = lstm,
+) -> Step:
+    """All steps [t ...] of a decoder that is told the class of the step before, `tokens[t - 1]`."""
+    projected = features @ params["attention"]["features"]
+    num_classes = params["decoder"]["embedding"].shape[0] - 1
+
+    def body(carry, token):
+        state, before, told, first = carry
+        state, said, *_ = step(params, features, projected, mask, state, before, told, first, assembly, cell)
+        return (state, said.attention, token, jnp.array(False)), said
+
+    carry = (start(params), jnp.zeros_like(mask), jnp.int32(num_classes), jnp.array(True))
+    return jax.lax.scan(body, carry, tokens)[1]
+
+
+class Decoded(NamedTuple):
+    """What a video was decoded to, by step."""
+
+    attention: Float[Array, "t N"]
+    probability: Float[Array, "t k"]
+    """Of what can be chosen at the step: the classes not yet chosen and, but at first, the end."""
+    weights: Float[Array, "t c d"]
+    """Of eq. 11."""
+    token: Int[Array, " t"]
+    """The choice; the end from the end on."""
+
+
+def decode(
+    params: Params,
+    features: Float[Array, "N d"],
+    mask: Float[Array, " N"],
+    num_steps: int,
+    assembly: str,
+    cell: Cell = lstm,
+) -> Decoded:
+    """Greedy decoding with ST-GradCAM in each step; what comes after the end means nothing."""
+    projected = features @ params["attention"]["features"]
+    end = params["decoder"]["embedding"].shape[0] - 1
+
+    def body(carry, _):
+        state, before, token, first, used, over = carry
+        args = state, before, token, first, assembly, cell
+        state, said, logits_of, x = step(params, features, projected, mask, *args)
+        possible = ~used.at[end].set(first)
+        probability = nn.softmax(jnp.where(possible, said.logits, -jnp.inf))
+        token = jnp.where(over, end, probability.argmax()).astype(jnp.int32)
+        over = token == end
+        carry = (state, said.attention, token, jnp.array(False), used.at[token].set(True), over)
+        return carry, Decoded(said.attention, probability, gradcam_weights(logits_of, x)[:end], token)
+
+    carry = (
+        start(params),
+        jnp.zeros_like(mask),
+        jnp.int32(end),
+        jnp.array(True),
+        jnp.zeros(end + 1, bool),
+        jnp.array(False),
+    )
+    return jax.lax.scan(body, carry, length=num_steps)[1]
+
+
+def step_of_class(decoded: Decoded) -> Int[Array, " c"]:
+    """The step that chose each class, or else the one at which the class was most probable, up to the end."""
+    token = decoded.token[:, None]
+    end = decoded.probability.shape[1] - 1
+    reached = jnp.append(True, decoded.token[:-1] != end)[:, None]
+    rank = jnp.where(reached, decoded.probability[:, :end], -1)
+    return jnp.where(token == jnp.arange(end), 2, rank).argmax(axis=0)
+
+
+def coverage_loss(attention: Float[Array, "t N"], valid: Float[Array, " t"]) -> Float[Array, ""]:
+    """Eq. 17 as printed, of adjacent steps, summed over the steps after the first that are valid."""
+    cumulative = jnp.cumsum(attention, axis=1).sum(axis=1)
+    return (nn.relu(jnp.diff(cumulative)) * valid[1:]).sum()
+
+
+def targets(labels: Float[Array, " c"], num_steps: int) -> tuple[Int[Array, " t"], Float[Array, " t"]]:
+    """The classes of a video in the order of their index, then the end; and where there is a class."""
+    order = jnp.argsort(labels <= 0, stable=True)
+    order = jnp.append(order, jnp.zeros(num_steps, order.dtype))[:num_steps]
+    valid = jnp.arange(num_steps) < (labels > 0).sum()
+    return jnp.where(valid, order, labels.size).astype(jnp.int32), valid.astype(labels.dtype)
+
+
+def method(config: ConfigDict) -> Method:
+    """`config`: terms, of which the model is made, "stem" and any of "spa", "cov" and "ram" with a + between them
+    (Table 1); hidden, units of attention, LSTM and embedding; segments, N; max_classes, of a video; sparsity, coverage
+    and ram, the weights of eq. 15; dropout, share of the feature dimensions that training drops for a video; assembly,
+    see `assemble`; localization, the sequence that segments are looked for in: attended, attention, gradcam (Table 2).
+
+    Raises:
+      InputError: a term, an assembly or a localization that does not exist.
+    """
+    for option, there in dict(assembly=ASSEMBLIES, localization=LOCALIZATIONS).items():
+        if config[option] not in there:
+            raise InputError(f"config.method.{option}={config[option]!r}: there are {', '.join(there)}")
+    terms = config.terms.split("+")
+    if unknown := set(terms) - {"stem", *TERMS}:
+        raise InputError(f"config.method.terms={config.terms!r}: no {min(unknown)!r}; there are stem, spa, cov and ram")
+    sparse, covered, counted = (term in terms for term in TERMS)
+
+    def on_grid(video: Video) -> tuple[Float[Array, "N d"], Float[Array, " N"]]:
+        chosen = grid(video.length, config.segments)
+        return video.features[chosen], video.mask[chosen]
+
+    def init(key: PRNGKeyArray, spec: Spec) -> Params:
+        """Zero Z, and a count of the mean attention: sums of N attentions would fill the LSTM."""
+        dense, recurrent = nn.initializers.lecun_normal(), nn.initializers.orthogonal()
+        keys = iter(jax.random.split(key, 8))
+        m, d, c = config.hidden, sum(spec.dims), spec.num_classes
+        inputs = d + m + counted
+        params = {
+            "attention": {
+                "features": dense(next(keys), (d, m)),
+                "hidden": dense(next(keys), (m, m)),
+                "energy": dense(next(keys), (m, 1))[:, 0],
+            },
+            "decoder": {
+                "embedding": jax.random.normal(next(keys), (c + 1, m)) / m**0.5,
+                "cell": {
+                    "input": dense(next(keys), (inputs, 4 * m)),
+                    "recurrent": recurrent(next(keys), (m, 4 * m)),
+                    "bias": jnp.zeros(4 * m),
+                },
+                "out": {"kernel": dense(next(keys), (m, c + 1)), "bias": jnp.zeros(c + 1)},
+            },
+        }
+        if covered:
+            params["attention"]["position"] = jnp.zeros(config.segments)
+        if counted:
+            params["ram"] = {"weight": jnp.float32(1 / config.segments)}
+        return params
+
+    def loss(
+        params: Params, video: Video, key: PRNGKeyArray, epoch: Int[Array, ""]
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Eqs. 15 to 18 for one video; the metrics are the terms with their weights, and the mean attention."""
+        del epoch
+        features, mask = on_grid(video)
+        if config.dropout:
+            kept = jax.random.bernoulli(key, 1 - config.dropout, features.shape[1:])
+            features = features * (kept / (1 - config.dropout))
+        wanted, valid = targets(video.labels, min(config.max_classes, video.labels.size) + 1)
+        said = teach(params, features, mask, wanted, config.assembly)
+        log_p = nn.log_softmax(said.logits)[jnp.arange(len(wanted)), wanted]
+        steps = jnp.maximum(valid.sum(), 1)
+        metrics = {"classification": -(log_p * (jnp.arange(len(wanted)) <= valid.sum())).sum()}
+        if sparse:
+            metrics["sparsity"] = config.sparsity * (said.attention.sum(axis=1) * valid).sum()
+        if covered:
+            metrics["coverage"] = config.coverage * coverage_loss(said.attention, valid)
+        if counted:
+            counts = jnp.append(video.counts, 0)[wanted]
+            metrics["ram"] = config.ram * ((counts - said.ram) ** 2 * valid).sum() / (2 * steps)
+        total = sum(metrics.values())
+        mean = (said.attention.sum(axis=1) * valid).sum() / (steps * jnp.maximum(mask.sum(), 1))
+        return total, {"loss": total, **metrics, "attention": mean}
+
+    def score(params: Params, video: Video) -> Scores:
+        """Each class by the step that belongs to it (`step_of_class`); segments stand for the snippets around them.
+
+        The video score is the probability of the class at its step, among what could be chosen there. The CAS is the
+        sequence that segments are looked for in; the attention the largest of those steps that chose a class. Extras,
+        each [n c]: `class_attention`, `gradcam` (xi of eq. 13, of each snippet itself) and its sigmoid, `evidence`.
+        """
+        features, mask = on_grid(video)
+        num_classes = video.labels.size
+        decoded = decode(params, features, mask, min(config.max_classes, num_classes), config.assembly)
+        of_class = step_of_class(decoded)
+        at = off_grid(video.length, config.segments, len(video.mask))
+        there = video.mask[:, None]
+        attention = decoded.attention[of_class].T[at] * there
+        xi = video.features @ decoded.weights[of_class, jnp.arange(num_classes)].T * there
+        evidence = nn.sigmoid(xi) * there
+        chosen = (decoded.token < num_classes)[:, None]
+        agnostic = jnp.where(chosen, decoded.attention, 0).max(axis=0)[at] * video.mask
+        cas = {"attended": attention * evidence, "attention": attention, "gradcam": evidence}[config.localization]
+        extras = {"class_attention": attention, "gradcam": xi, "evidence": evidence}
+        return Scores(decoded.probability[of_class, jnp.arange(num_classes)], cas, agnostic, extras)
+
+    groups = ("attention", "decoder", *(["ram"] if counted else []))
+    without = "+".join(["stem", *(term for term in terms if term in ("spa", "cov"))])
+    return Method(
+        init,
+        (Phase("train", loss, groups),),
+        score,
+        propose,
+        fuse=fuse,
+        uses_counts=f"train without RAM: --config=configs/star.py:terms={without}" if counted else "",
+        max_labels=config.max_classes,
+    )
+
+
+def fuse(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
+    """`fuse_models`, and the weighted mean of the class attentions: eq. 14 with lambda the share of a weight."""
+    fused = fuse_models(scores, weights)
+    attention = np.average([one.extras["class_attention"] for one in scores], axis=0, weights=weights)
+    return fused._replace(extras={**fused.extras, "class_attention": attention})
+
+
+def propose(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
+    """Section 3.2: segments from each model's localization sequence, scored by eq. 14, thinned out over all models.
+
+    A class is looked for in every model if its fused video score is high enough (`localize.predicted_classes`). Runs of
+    snippets with a CAS above `config.thresholds` times its largest value are segments. The score is the mean, over the
+    run, of the fused attention times the model's sigmoid(xi); with `config.localization` "attention" or "gradcam", of
+    that factor alone. Eq. 14 does not have the fused video score of the class; with `config.confidence` it is a factor.
+    `config.soft_nms` is not used.
+
+    Args:
+      scores: of one video without padding (extras with it), NumPy; of one model, or of several from `fuse`.
+      meta: of the same video.
+      config: `config.localize`.
+    """
+    n = meta.length
+    attention = np.asarray(scores.extras["class_attention"][:n], np.float64)
+    found = [Detections(np.zeros((0, 2)), np.zeros(0, int), np.zeros(0))]
+    for model in scores.extras.get("models", (scores,)):
+        evidence = np.asarray(model.extras["evidence"][:n], np.float64)
+        values = {"attended": attention * evidence, "attention": attention, "gradcam": evidence}[config.localization]
+        for c in localize.predicted_classes(scores.video_score, config.reject):
+            cas = model.cas[:, c]
+            runs = [localize.components(cas > threshold * cas.max()) for threshold in config.thresholds]
+            runs = np.concatenate(runs)
+            total = np.append(0, np.cumsum(values[:, c]))
+            score = (total[runs[:, 1]] - total[runs[:, 0]]) / (runs[:, 1] - runs[:, 0])
+            if config.confidence:
+                score *= scores.video_score[c]
+            segments = snippet_to_seconds(runs - 0.5, meta).clip(0, meta.duration)
+            real = segments[:, 0] < segments[:, 1]
+            found.append(Detections(segments[real], np.full(real.sum(), c), score[real]))
+    return localize.nms_by_class(Detections(*(np.concatenate(parts) for parts in zip(*found))), config.nms)
