@@ -118,6 +118,52 @@ def test_squared_error_is_that_of_the_reconstruction():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), of(saving), of(direct))
 
 
+def test_products_are_those_of_each_kernel():
+    with jax.enable_x64(True):
+        x, *kernels, weights = (jnp.asarray(random(*shape)) for shape in ((9, 5), (5, 4), (5, 1), (5, 3), (9, 8)))
+        separate = lambda x, *kernels: [x @ kernel for kernel in kernels]  # noqa: E731
+        results = []
+        for function in (dgam.products, separate):
+            loss = lambda *args: jnp.sum(jnp.concatenate(function(*args), axis=1) ** 2 * weights)  # noqa: B023, E731
+            results.append((function(x, *kernels), jax.jit(jax.grad(loss, range(4)))(x, *kernels)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), *results)
+
+
+def plain_losses(params, video, noises, r=1.0):
+    """Equations 10 and 16, with `jnp` and every product made as it is written."""
+    x, dense = video.features, lambda layer, x: x @ layer["kernel"] + layer["bias"]
+    attention = jax.nn.sigmoid(dense(params["attention"]["out"], jax.nn.relu(dense(params["attention"]["hidden"], x))))
+
+    def hidden(layers, x, given):
+        first = jax.nn.relu(dense(layers["hidden0"], jnp.concatenate([x, given], 1)))
+        return dense(layers["out"], jax.nn.relu(dense(layers["hidden1"], first)))
+
+    given = jax.lax.stop_gradient(attention)
+    mean, log_variance = jnp.split(hidden(params["encoder"], x, given), 2, axis=1)
+    error = (x - hidden(params["decoder"], mean + noises[0] * jnp.exp(log_variance / 2), given)) ** 2
+    divergence = (jnp.exp(log_variance) + (mean - r * given) ** 2 - 1 - log_variance) / 2
+    cvae = error.mean() + 0.1 * divergence.mean()
+
+    pooled = [(w * x).sum(0) / w.sum() for w in (attention, 1 - attention)]
+    foreground, background = (jax.nn.log_softmax(dense(params["classifier"], p)) for p in pooled)
+    target = video.labels / video.labels.sum()
+    guide = dgam.guide_loss(dense(params["classifier"], x), attention[:, 0], video.mask, video.labels, 1.0)
+    error = (x - hidden(params["decoder"], r * attention + noises[1], attention)) ** 2
+    return cvae, -(target * foreground[:-1]).sum() - 0.03 * background[-1] + 0.1 * guide + 0.5 * error.mean()
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_gradients_are_those_of_the_plain_losses(index):
+    """Also with respect to what the phase does not train."""
+    with jax.enable_x64(True):
+        made, video, key = make(), example(dtype=np.float64), jax.random.key(3)
+        params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params_of(made))
+        noises = [jax.random.normal(k, (6, 3), jnp.float64) for k in (key, jax.random.split(key)[0])]
+        loss = jax.jit(jax.value_and_grad(lambda p: made.phases[index].loss(p, video, key, jnp.int32(9))[0]))
+        plain = jax.jit(jax.value_and_grad(lambda p: plain_losses(p, video, noises)[index]))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), loss(params), plain(params))
+
+
 def test_divergence_is_the_mean_of_the_log_ratio():
     """By 200,000 samples of q: E log q(z) - log p(z), in each of the three dimensions."""
     mean, log_variance, prior = random(4, 3), random(4, 3, seed=2) - 1, random(4, seed=3)

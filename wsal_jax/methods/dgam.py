@@ -43,7 +43,17 @@ def dense(layer: Params, x: Float[Array, "n i"]) -> Float[Array, "n o"]:
 def dense_given(layer: Params, x: Float[Array, "n i"], given: Float[Array, " n"]) -> Float[Array, "n o"]:
     """A fully-connected layer of [x, given], which is not put together: `given` is the last input."""
     kernel = layer["kernel"]
-    return x @ kernel[:-1] + given[:, None] * kernel[-1] + layer["bias"]
+    # A product for the sake of its gradient, a sum that XLA would put into one slow loop with others on a CPU.
+    return x @ kernel[:-1] + given[:, None] @ kernel[-1:] + layer["bias"]
+
+
+def products(x: Float[Array, "n i"], *kernels: Float[Array, "i _"]) -> list[Float[Array, "n _"]]:
+    """`x @ kernel` of each kernel, in one product, whose gradient is one as well.
+
+    Together with a wide kernel a narrow one costs next to nothing, and much for its size alone.
+    """
+    borders = np.cumsum([kernel.shape[1] for kernel in kernels])[:-1].tolist()
+    return jnp.split(x @ jnp.concatenate(kernels, axis=1), borders, axis=1)
 
 
 def init_layers(key: PRNGKeyArray, **sizes: tuple[int, int]) -> Params:
@@ -60,9 +70,14 @@ def encode(
     return tuple(jnp.split(dense(encoder["out"], nn.relu(dense(encoder["hidden1"], hidden))), 2, axis=-1))
 
 
-def decode(decoder: Params, z: Float[Array, "n z"], attention: Float[Array, " n"]) -> Float[Array, "n h"]:
-    """The last hidden layer of f(lambda, z); the reconstruction is the layer "out" of it."""
-    return nn.relu(dense(decoder["hidden1"], nn.relu(dense_given(decoder["hidden0"], z, attention))))
+def decode(
+    decoder: Params, z: Float[Array, "n z"], attention: Float[Array, " n"], r: float = 0.0
+) -> Float[Array, "n h"]:
+    """The last hidden layer of f(lambda, z + r lambda); the reconstruction is the layer "out" of it."""
+    kernel = decoder["hidden0"]["kernel"]
+    # r lambda is the same in all dimensions of z, so that its gradient needs no product.
+    layer = {**decoder["hidden0"], "kernel": kernel.at[-1].add(r * kernel[:-1].sum(0))}
+    return nn.relu(dense(decoder["hidden1"], nn.relu(dense_given(layer, z, attention))))
 
 
 def squared_error(out: Params, hidden: Float[Array, "n h"], features: Float[Array, "n d"]) -> Float[Array, " n"]:
@@ -74,7 +89,11 @@ def squared_error(out: Params, hidden: Float[Array, "n h"], features: Float[Arra
     """
     kernel = jnp.concatenate([out["kernel"], out["bias"][None]])
     u = jnp.concatenate([hidden, jnp.ones_like(hidden[:, :1])], axis=1)
-    along = jnp.sum(u * (u @ (kernel @ kernel.T) - 2 * (features @ kernel.T)), axis=1)
+    # The gradient of u K K' u with respect to u is 2 u K K', which is there; without this, it would be made anew.
+    fixed = jax.lax.stop_gradient(u)
+    back = fixed @ (kernel @ kernel.T)
+    square = fixed * back + 2 * (u - fixed) * jax.lax.stop_gradient(back)
+    along = jnp.sum(square - 2 * u * (features @ kernel.T), axis=1)
     return (jnp.sum(features**2, axis=1) + along) / features.shape[1]
 
 
@@ -121,7 +140,7 @@ def reconstruction_loss(
     The attention has a gradient through z and as an input of the decoder. The decoder is frozen in that its group is
     none of those that the phase trains.
     """
-    hidden = decode(decoder, r * attention[:, None] + noise, attention)
+    hidden = decode(decoder, noise, attention, r)
     return masked_mean(squared_error(decoder["out"], hidden, features), mask)
 
 
@@ -190,6 +209,15 @@ def method(config: ConfigDict) -> Method:
     def attend(params: Params, features: Float[Array, "n d"], mask: Float[Array, " n"]) -> Float[Array, " n"]:
         return attention_module.apply({"params": params["attention"]}, features) * mask
 
+    def attend_and_classify(
+        params: Params, features: Float[Array, "n d"], mask: Float[Array, " n"]
+    ) -> tuple[Float[Array, " n"], Float[Array, "n k"]]:
+        """`attend`, and the class activation without its bias."""
+        layers, kernel = params["attention"], params["classifier"]["kernel"]
+        hidden, activation = products(features, layers["hidden"]["kernel"], kernel)
+        logits = dense(layers["out"], nn.relu(hidden + layers["hidden"]["bias"]))
+        return nn.sigmoid(logits)[:, 0] * mask, activation
+
     def warm(epoch: Int[Array, ""]) -> Float[Array, ""] | float:
         return jnp.minimum(epoch / config.warmup, 1) if config.warmup else 1.0
 
@@ -230,8 +258,8 @@ def method(config: ConfigDict) -> Method:
         if config.dropout:
             kept = jax.random.bernoulli(dropout_key, 1 - config.dropout, features.shape[1:])
             seen = features * (kept / (1 - config.dropout))
-        attention = attend(params, seen, mask)
-        activation, bias = seen @ params["classifier"]["kernel"], params["classifier"]["bias"]
+        attention, activation = attend_and_classify(params, seen, mask)
+        bias = params["classifier"]["bias"]
         foreground, background = discriminative_losses(
             activation, bias, attention, mask, video.labels, config.foreground_epsilon
         )
@@ -254,8 +282,8 @@ def method(config: ConfigDict) -> Method:
         TCAM is the softmax over classes and background of eq. 13, unsmoothed; by the released rule a sigmoid.
         """
         mask = video.mask[:, None]
-        attention = attend(params, video.features, video.mask)
-        activation, bias = video.features @ params["classifier"]["kernel"], params["classifier"]["bias"]
+        attention, activation = attend_and_classify(params, video.features, video.mask)
+        bias = params["classifier"]["bias"]
         video_score = nn.softmax(pool(attention, activation, bias))[:-1]
         evidence = nn.softmax(activation + bias)[:, :-1] * mask
         extras = {"evidence": evidence, "logits": (activation + bias) * mask}
