@@ -95,9 +95,9 @@ def train(args: argparse.Namespace) -> None:
     starts, lengths = np.arange(videos) * snippets, np.full(videos, snippets)
     labels = (rng.random((videos, classes)) < 0.1).astype(np.float32)
     features = rng.random((videos * snippets, d), np.float32)
-    bank = loop.Bank(*jax.tree.map(jnp.asarray, (starts, lengths, labels, labels, features)))
-    mesh = sharding.make_mesh(jax.devices()[:1])
-    print(f"{mesh.devices[0].device_kind}, JAX {jax.__version__}, d {d}, {classes} classes")
+    mesh = sharding.make_mesh()
+    bank = sharding.replicate(mesh, loop.Bank(starts, lengths, labels, labels, features))
+    print(f"{mesh.size} x {mesh.devices[0].device_kind}, JAX {jax.__version__}, d {d}, {classes} classes")
     head = f"{'config':<56} {'phase':<10} {'batch':>5} {'T':>5} {'seeds':>5} {'ms / step':>10} {'of first row':>13}"
     print(f"{head} {'GFLOP':>7} {'rate':>5}")
     first = None
@@ -108,7 +108,7 @@ def train(args: argparse.Namespace) -> None:
         whole = method.get(config.method)
         for phase in whole.phases:
             one = whole._replace(phases=(phase,))
-            state = loop.init(one, method.Spec((d,), classes), config, len(features))
+            state = sharding.replicate(mesh, loop.init(one, method.Spec((d,), classes), config, len(features)))
             run = loop.make_run(one, FrozenConfigDict(config), videos // config.batch_size, mesh)
             keys = loop.make_keys(config)
             operations = product_operations(jax.make_jaxpr(run)(state, keys, bank, np.arange(1), None))
