@@ -57,7 +57,8 @@ def get_config(switches: ConfigDict) -> ConfigDict:
     config.steps = 2000  # per round
     config.batch_size = 32
     config.num_snippets = 20  # sampled from each training video
-    config.optimizer = ConfigDict(dict(name="adam", learning_rate=5e-4))  # a name in optax, and its arguments
+    # A name in optax, and its arguments; a learning rate with a name of its own is a schedule (see configs/iwo.py).
+    config.optimizer = ConfigDict(dict(name="adam", learning_rate=5e-4))
 
     config.log_every = 100  # steps per dispatch
     config.checkpoint_every = 500  # steps; a multiple of log_every
