@@ -84,7 +84,7 @@ def aggregate(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Training steps of each --config, phase by phase, on random features at the size of the paper.
+    """Training steps of each --config, phase by phase, on random features at the size of the paper, on all devices.
 
     Each row is timed in dispatches of up to `config.log_every` steps (fewer where steps are long), which hold
     everything but checkpoints and logs. "GFLOP" is what the matrix products of a step take, and "rate" the share that
