@@ -103,19 +103,19 @@ def _without_annotations(tree: ast.Module) -> ast.Module:
     """Shapes in signatures, docstrings, messages and slices of types are not what the tests are for."""
 
     class Strip(ast.NodeTransformer):
-        def visit_AnnAssign(self, node):  # noqa: N802
+        def visit_AnnAssign(self, node):
             return node.value and self.visit(node.value)
 
         def visit_arg(self, node):
             return None
 
-        def visit_JoinedStr(self, node):  # noqa: N802
+        def visit_JoinedStr(self, node):
             return None
 
-        def visit_Raise(self, node):  # noqa: N802
+        def visit_Raise(self, node):
             return None
 
-        def visit_FunctionDef(self, node):  # noqa: N802
+        def visit_FunctionDef(self, node):
             node.returns = None
             return self.generic_visit(node)
 
