@@ -9,10 +9,16 @@ PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGEL
 
 
 def on_files(files, config):
-    """Adds them, with their links made relative to docs/."""
+    """Adds them, with links to docs/ made relative to it."""
     for source, page in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8").replace("](docs/", "](")
-        for name, target in PAGES.items():
-            text = text.replace(f"]({name})", f"]({target})")
         files.append(File.generated(config, page, content=text))
     return files
+
+
+def on_page_markdown(markdown, **others):
+    """Links between files of the repository, which work where the files are read, become links between pages."""
+    for source, page in PAGES.items():
+        for link in (source, f"../{source}"):
+            markdown = markdown.replace(f"]({link}", f"]({page}")
+    return markdown
