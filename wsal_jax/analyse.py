@@ -47,7 +47,7 @@ class Characteristic(NamedTuple):
     """Their names, b of `SIZES`."""
     bounds: tuple[float, ...]
     """Upper bounds, included, of all buckets but the last, which has none."""
-    count: Int[np.ndarray, " b"]
+    count: Int[np.ndarray, " b"]  # type: ignore[assignment]  # hides tuple.count
     """How many true segments."""
     mean_ap_n: Float[np.ndarray, " b"]
     """mAP_N of the true segments of the bucket; NaN where there are none."""

@@ -39,7 +39,7 @@ def fuse(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
 
     with_evidence = all("evidence" in one.extras for one in scores)
     extras = {"evidence": mean([one.extras["evidence"] for one in scores])} if with_evidence else {}
-    return Scores(*map(mean, zip(*(one[:3] for one in scores))), extras)
+    return Scores(*map(mean, zip(*(one[:3] for one in scores))), extras)  # type: ignore[call-arg]
 
 
 def fuse_models(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:

@@ -81,7 +81,7 @@ class Matched(NamedTuple):
 
     videos: Int[np.ndarray, " k"]
     """Index of the video among the ids of the truth, in its order, and then the ids that only the detections have."""
-    index: Int[np.ndarray, " k"]
+    index: Int[np.ndarray, " k"]  # type: ignore[assignment]  # hides tuple.index
     """Place of the detection in the `Detections` of its video."""
     scores: Float[np.ndarray, " k"]
     taken: Int[np.ndarray, "i k"]

@@ -106,7 +106,7 @@ def draw(
         Patch(color=COLOR_DETECTED, label=f"detection{of_best}"),
     ]
     place = dict(loc="center left", bbox_to_anchor=(LEFT / WIDTH, 1 - 0.58 / height), borderpad=0, borderaxespad=0)
-    figure.legend(handles=handles, ncols=len(handles), frameon=False, fontsize=9, handlelength=1.2, **place)
+    figure.legend(handles=handles, ncols=len(handles), frameon=False, fontsize=9, handlelength=1.2, **place)  # type: ignore[call-overload]
     figure.savefig(path)
 
 

@@ -174,7 +174,7 @@ def make_revise(method: Method):
         unknown = jnp.zeros_like(labels)
         video = Video(features, mask * keep, unknown, unknown, mask.sum().astype(int))
         scores = method.score(params, video)
-        revised = method.revise(keep, scores, labels) * mask
+        revised = method.revise(keep, scores, labels) * mask  # type: ignore[misc]
         return jnp.where((revised > 0).any(), revised, keep * mask) > 0
 
     return revise

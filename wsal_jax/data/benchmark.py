@@ -250,7 +250,7 @@ def _entry(
     )
 
 
-class BenchmarkBuilder(FolderBuilder, skip_registration=True):
+class BenchmarkBuilder(FolderBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A benchmark's builder; a subclass says which, and adds what is special about it.
 
     Args:

@@ -57,7 +57,7 @@ def state_of(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-class FolderBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True):
+class FolderBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True):  # type: ignore[call-arg]
     """A TFDS builder of files that are the user's.
 
     What is built is kept under a config name made of a readable name and a fingerprint of files and options: of changed

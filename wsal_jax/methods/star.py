@@ -326,7 +326,7 @@ def method(config: ConfigDict) -> Method:
             metrics["ram"] = config.ram * ((counts - said.ram) ** 2 * valid).sum() / (2 * steps)
         total = sum(metrics.values())
         mean = (said.attention.sum(axis=1) * valid).sum() / (steps * jnp.maximum(mask.sum(), 1))
-        return total, {"loss": total, **metrics, "attention": mean}
+        return total, {"loss": total, **metrics, "attention": mean}  # type: ignore[dict-item]
 
     def score(params: Params, video: Video) -> Scores:
         """Each class by the step that belongs to it (`step_of_class`); segments stand for the snippets around them.
