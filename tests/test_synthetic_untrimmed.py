@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from wsal_jax import metrics, times
-from wsal_jax.data import difficulty
+from wsal_jax import difficulty, metrics, times
 from wsal_jax.data import synthetic_untrimmed as synthetic
 from wsal_jax.types import Annotation, Meta
 
