@@ -278,7 +278,7 @@ def main() -> None:
             command.add_argument("--config", action="append", required=True, help="as for wsal_jax.main; repeatable")
             command.add_argument("--seeds", type=int, nargs="+", default=[1], help="how many are trained at once")
         if run is build:
-            command.add_argument("--gigabytes", type=float, default=1.2, help="of features, 4.1 MB a video")
+            command.add_argument("--gigabytes", type=float, default=1.23, help="of features, 4.1 MB a video")
             command.add_argument("--builds", type=int, default=2, help="how often they are built")
             command.add_argument("--dir", help="for temporary files, as large as the features")
     args = parser.parse_args()

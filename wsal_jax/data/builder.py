@@ -98,8 +98,9 @@ class StoredBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True
     def download_and_prepare(self, **kwargs: Any) -> None:
         """As of TFDS."""
         with locked(Path(self.data_dir).parent):
-            if Path(self.data_dir).exists():  # another process may have built it since this builder was made
-                self.info.read_from_directory(self.data_dir)
+            if Path(self.data_dir).exists():
+                store.check_seal(Path(self.data_dir))
+                self.info.read_from_directory(self.data_dir)  # another process may have built it in the meantime
             else:
                 for left in Path(self.data_dir).parent.glob(f"incomplete.*_{Path(self.data_dir).name}"):
                     shutil.rmtree(left)

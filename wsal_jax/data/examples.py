@@ -13,7 +13,6 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from wsal_jax.data.store import Stream
 
-
 RAW = {
     "length": (np.int64,),
     "shard": (np.int64,),

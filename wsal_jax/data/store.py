@@ -62,7 +62,7 @@ def row_type(stream: Stream) -> np.dtype:
     return np.dtype([("features", kind, (stream.dim,)), ("crc32", "<u4")])
 
 
-def path_of(folder: Path, split: str, stream: str, shard: int) -> Path:
+def path_of(folder: Path, split: str, stream: str, shard: int | np.integer) -> Path:
     """The file of a shard."""
     return folder / f"features-{split}-{stream}-{shard:05d}.rows"
 
