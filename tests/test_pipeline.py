@@ -102,7 +102,7 @@ def test_options_of_the_reader_reach_the_builder(tmp_path):
     layouts.bas_net(tmp_path / "data")
     config = maan.get_config("dataset=thumos14").data
     config.dir, config.root = str(tmp_path / "built"), str(tmp_path / "data")
-    config.reader.fps, config.reader.diving = 50.0, "cliff_only"
+    config.reader.fps, config.reader.diving, config.reader.durations = 50.0, "cliff_only", "features"
     data = pipeline.load(pipeline.build(config), "train")
     assert [(meta.fps, meta.stride, meta.offset) for meta in data.metas] == [(50, 16, 8)] * 2
     assert data.counts.sum() == 4 and len(data.class_names) == 20

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float
+from tqdm import tqdm
 
 from wsal_jax.data import examples, store
 from wsal_jax.data.checks import FolderError
@@ -97,11 +98,11 @@ class StoredBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True
 
     def download_and_prepare(self, **kwargs: Any) -> None:
         """As of TFDS."""
-        with locked(Path(self.data_dir).parent):
+        with locked(Path(self.data_dir).parent) as alone:
             if Path(self.data_dir).exists():
                 store.check_seal(Path(self.data_dir))
                 self.info.read_from_directory(self.data_dir)  # another process may have built it in the meantime
-            else:
+            elif alone:
                 for left in Path(self.data_dir).parent.glob(f"incomplete.*_{Path(self.data_dir).name}"):
                     shutil.rmtree(left)
             super().download_and_prepare(**kwargs)
@@ -119,7 +120,7 @@ class StoredBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True
         write = store.writer(folder, split, examples.streams(self.info))
         count = num_bytes = 0
         with examples.writer(template.sharded_filepath(shard_index=0, num_shards=1), self.info) as record:
-            for _, example in generated:
+            for _, example in tqdm(generated, desc=f"writing {split}", unit="video", disable=None):
                 features = example.pop("features")
                 shard, row = write(features)
                 record({**example, "length": len(next(iter(features.values()))), "shard": shard, "row": row})
@@ -129,16 +130,17 @@ class StoredBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Waits for the other processes that hold the folder; on file systems that have no locks, for none."""
+def locked(folder: Path) -> Iterator[bool]:
+    """Waits for the other processes that hold the folder; False on a file system that has no locks."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            alone = True
         except OSError:
-            pass
-        yield
+            alone = False
+        yield alone
     finally:
         os.close(descriptor)
 

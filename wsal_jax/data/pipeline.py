@@ -1,7 +1,7 @@
 """From a TFDS builder to batches: which snippets a training step sees, and the padded videos that scoring sees.
 
-Training draws its batches by `plan`, a pure function of key and step. The features of a plan are gathered on the device
-where they fit (`on_device` once, then `gather` inside the step), else read from disk by Grain (`stream`): the same
+Training draws its batches by `plan`, a pure function of key and step. Where the features fit on the device, `flat` puts
+them there once and the step takes those of its plan; else `stream` reads them from disk by threads of Grain: the same
 batches either way.
 """
 
