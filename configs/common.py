@@ -46,6 +46,7 @@ def get_config(switches: ConfigDict) -> ConfigDict:
         config.data.reader = ConfigDict(dict(layout="auto", bad_videos="refuse", bad_segments="keep"))
         for name in ("fps", "stride", "offset"):  # None: those of the layout
             config.data.reader[name] = config_dict.placeholder(float)  # one shared by all would change them together
+        config.data.reader.durations = "annotated"  # or "features": a video lasts as long as its features
         config.data.reader.resized = False  # the features of a video divide its duration equally
         if benchmark == "thumos14":
             config.data.reader.update(videos="all", diving="both")

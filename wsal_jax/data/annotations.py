@@ -28,7 +28,7 @@ class Record(NamedTuple):
     """Of each segment."""
     ambiguous: tuple[tuple[float, float], ...] = ()
     video_labels: tuple[str, ...] = ()
-    """The classes of the whole video where it has no segments; else those of the segments, each once."""
+    """The classes of the whole video, each once: those of its segments, and those that are known without segments."""
     duration: float | None = None
     fps: float | None = None
 
@@ -52,7 +52,8 @@ def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
     """ActivityNet's JSON and what became of it: `{"database": {<video>: {"subset", "duration", "annotations"}}}`.
 
     Times may be strings of numbers (BaS-Net); `fps`, or `frame` (how many there are), gives the frame rate
-    (ActionFormer, OpenTAD); `labels` are the classes of a video without annotations; a segment of the label "Ambiguous"
+    (ActionFormer, OpenTAD); `labels` are the classes of a video without annotations; an annotation without a segment
+    says that the class occurs, and no more (A2CL-PT); a segment of the label "Ambiguous"
     is ambiguous, and so are those by video in `set_ambiguous` beside the database (A2CL-PT).
     """
     content = read_json(path, problems)
@@ -73,11 +74,13 @@ def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
         annotations = video.get("annotations") or []
         annotations = list(annotations) if isinstance(annotations, list) else [annotations]
         annotations += [{"segment": segment, "label": AMBIGUOUS} for segment in aside.get(id) or ()]
-        segments, labels, ambiguous = [], [], []
+        segments, labels, ambiguous, names = [], [], [], []
         for one in annotations:
             segment, label = (one.get("segment"), one.get("label")) if isinstance(one, dict) else (None, None)
             times = tuple(map(number, segment)) if isinstance(segment, list | tuple) else ()
-            if len(times) != 2 or np.isnan(times).any() or not is_plain(label):
+            if segment in (None, []) and is_plain(label) and label != AMBIGUOUS:
+                names.append(label)
+            elif len(times) != 2 or np.isnan(times).any() or not is_plain(label):
                 what = 'must be {"segment": [start, end], "label": class name}, in seconds'
                 problems.add(where, f"annotation {reprlib.repr(one)} {what}")
             elif label == AMBIGUOUS:
@@ -85,10 +88,10 @@ def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
             else:
                 segments.append(times)
                 labels.append(label)
-        names = video.get("labels") or []
-        if not isinstance(names, list) or not all(map(is_plain, names)):
-            problems.add(where, f'"labels" is {reprlib.repr(names)}: must be a list of class names')
-            names = []
+        given = video.get("labels") or []
+        if not isinstance(given, list) or not all(map(is_plain, given)):
+            problems.add(where, f'"labels" is {reprlib.repr(given)}: must be a list of class names')
+            given = []
         duration = _positive(video, "duration", where, problems)
         fps, frames = _positive(video, "fps", where, problems), _positive(video, "frame", where, problems)
         if fps is None and frames and duration:
@@ -99,7 +102,7 @@ def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
             segments=tuple(segments),
             labels=tuple(labels),
             ambiguous=tuple(ambiguous),
-            video_labels=tuple(dict.fromkeys(labels or names)),
+            video_labels=tuple(dict.fromkeys([*labels, *names] or given)),
             duration=duration,
             fps=fps,
         )

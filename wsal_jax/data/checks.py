@@ -5,6 +5,7 @@ import math
 import os
 import reprlib
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,24 @@ class FolderError(InputError):
 class Problems(dict[str, list[str]]):
     """What is wrong -> where it is."""
 
-    def add(self, where: str, what: str):
+    def __init__(self):
+        super().__init__()
+        self._full: set[str] = set()
+
+    def add(self, where: str, what: str, full: bool = False):
+        """`full`: all places are to be told, not only the first three."""
         self.setdefault(what, []).append(where)
+        if full:
+            self._full.add(what)
 
     def lines(self) -> list[str]:
         """One line per thing wrong; a thing that is wrong everywhere must not hide the rest."""
-        return [
-            ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "") + f": {what}"
-            for what, where in self.items()
-        ]
+        lines = []
+        for what, where in self.items():
+            most = len(where) if what in self._full else 3
+            more = f" and {len(where) - most} more" if len(where) > most else ""
+            lines.append(f"{', '.join(where[:most])}{more}: {what}")
+        return lines
 
 
 def is_plain(name: Any) -> bool:
@@ -95,7 +105,10 @@ def read_lines(path: Path, problems: Problems) -> list[str]:
 
 
 def check_features(array: Any, where: str, problems: Problems) -> Float[np.ndarray, "n d"] | None:
-    """The float32 features of a video, one row per snippet; None where they are of no use."""
+    """The features of a video, one row per snippet; None where they are of no use.
+
+    float16 stays float16, all else becomes float32, in which models compute.
+    """
     if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.floating):
         kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
         problems.add(where, f"dtype is {kind}: save the features as floating-point numbers")
@@ -103,10 +116,27 @@ def check_features(array: Any, where: str, problems: Problems) -> Float[np.ndarr
         problems.add(where, f"shape is {array.shape}: must be [n d], at least one snippet and one dimension")
     else:
         with np.errstate(over="ignore"):
-            values = np.array(array, np.float32)
+            values = np.array(array, np.float16 if array.dtype.itemsize == 2 else np.float32)
         finite = np.isfinite(values).all(axis=1)
         if finite.all():
             return values
         what = f"NaN or infinite (as float32), first in snippet {finite.argmin()}"
         problems.add(where, f"{what}: extract the features again")
     return None
+
+
+def check_lengths(features: Mapping[str, Float[np.ndarray, "_ _"]], where: str, problems: Problems) -> None:
+    """All streams of a video must have as many snippets."""
+    if len({len(values) for values in features.values()}) > 1:
+        lengths = " and ".join(f"{len(values)} in {stream}" for stream, values in features.items())
+        problems.add(where, f"number of snippets differs, {lengths}: extract both streams from the same frames")
+
+
+def load_checked(
+    root: Path, load: Callable[[Problems], dict[str, Float[np.ndarray, "_ _"]]]
+) -> dict[str, Float[np.ndarray, "_ _"]]:
+    """Features by stream that were checked before, and must still be as they were."""
+    features = load(problems := Problems())
+    if problems:
+        raise FolderError(root, problems.lines())
+    return features

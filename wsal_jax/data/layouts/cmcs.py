@@ -107,4 +107,4 @@ def _mean_crop(path: Path) -> np.ndarray:
         feature = feature[:, :, :, 0, 0].swapaxes(0, 1)
     if feature.ndim != 3:
         raise InputError(f"{path}: `feature` has the shape {feature.shape}: must be [B n d], B crops")
-    return feature.mean(axis=0, dtype=np.float32)
+    return feature[0] if len(feature) == 1 else feature.mean(axis=0, dtype=np.float32)
