@@ -186,8 +186,9 @@ def analyse(
 def error_types(detections: Detections, truth: Annotation, iou: float) -> Int[np.ndarray, " k"]:
     """What error each of the k detections of a video is if it is not a hit, as an index into `TYPES`.
 
-    The true segment that it overlaps most decides, whatever its label, as in DETAD's code; if segments of several
-    labels are overlapped equally, one of its own label. Where this is of
+    The true segment that it overlaps most decides, whatever its label, and of several that it overlaps equally the
+    first in the file, as in DETAD's code: in THUMOS14, whose instances of CliffDiving are all instances of Diving as
+    well, a detection of the class that comes second can so be no double detection. Where this segment is of
 
     - its own label, and the IoU is >= `iou`: a double detection, for better ones took all such segments;
     - another label, and the IoU is >= `iou`: a wrong label;
@@ -197,9 +198,9 @@ def error_types(detections: Detections, truth: Annotation, iou: float) -> Int[np
     If it overlaps all true segments less than 0.1, or there are none, it is a background error.
     """
     overlap = metrics.temporal_iou(detections.segments, truth.segments)
-    own = overlap * (detections.labels[:, None] == truth.labels)
     most = overlap.max(axis=1, initial=0)
-    right = own.max(axis=1, initial=0) == most
+    first = truth.labels[overlap.argmax(axis=1)] if len(truth.labels) else np.full(len(most), -1)
+    right = detections.labels == first
     return np.select(
         [most < min(iou, BACKGROUND_IOU), (most >= iou) & right, most >= iou, right],
         [TYPES.index(name) for name in ("background", "double detection", "wrong label", "localization")],
