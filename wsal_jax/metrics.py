@@ -19,6 +19,9 @@ IOUS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 FALSE, FORGIVEN = -1, -2
 """In `Matched.taken`: a false positive, and a detection that counts neither as that nor as a hit."""
 
+COPY = 1e-3
+"""Seconds: `tol` of `remove_duplicate_annotations` in ActionFormer and OpenTAD."""
+
 SNIPPETS_PER_SECOND = 25 / 16
 """The grid of I3D features of 16 frames at 25 fps, which W-TALC and its successors evaluate on."""
 
@@ -40,20 +43,24 @@ class Protocol(NamedTuple):
     "drop" all of them, even where they would hit; "forgive" those that do not hit: they are no false positives."""
     round_truth: bool
     """True and ambiguous segments go to whole snippets: Python 3's `round(seconds * 25 / 16)`, half to even."""
-    round_detections: bool
-    """So do detections."""
+    decimals: int | None
+    """Detections go to the snippet grid too, rounded to so many decimals of a snippet; None leaves them in seconds."""
     min_snippets: int
     """Detections of fewer snippets are dropped."""
     undetected: str
     """What it means that no detection is left of a class with true segments: its AP is 0 ("class"), or the mAP over all
     classes is ("all")."""
+    drop_copies: bool = False
+    """True segments that do not end after they start do not count, nor do copies: those that start and end within
+    `COPY` of a segment of their class and video that counts and comes before them in the file."""
 
 
 PROTOCOLS = {
-    "activitynet": Protocol("best", False, True, "count", False, False, 0, "class"),
-    "thumos_kit": Protocol("truth", True, False, "forgive", False, False, 0, "class"),
-    "wtalc": Protocol("first", False, False, "drop", True, True, 2, "all"),
-    "grid": Protocol("best", False, True, "drop", True, False, 0, "class"),
+    "activitynet": Protocol("best", False, True, "count", False, None, 0, "class"),
+    "thumos_kit": Protocol("truth", True, False, "forgive", False, None, 0, "class"),
+    "wtalc": Protocol("first", False, False, "drop", True, 0, 2, "all"),
+    "grid": Protocol("best", False, True, "drop", True, 3, 0, "class"),
+    "opentad": Protocol("best", False, True, "count", False, None, 0, "class", drop_copies=True),
 }
 """The rules by name. Which videos are in the ground truth is up to the caller: papers take 210 to 213 of THUMOS14's.
 
@@ -71,8 +78,15 @@ in seconds, are rounded to them. It scores only videos that have true segments; 
 false positives, as in all protocols. Its grid of 10 / 4 snippets a second for UntrimmedNet features is left out.
 
 `grid`: CO2-Net (Hong et al. 2021) and its successors, with 212 videos: the official code on snippets. There, detections
-are runs of snippets and the overlap with ambiguous segments is counted in whole ones, which is the same for such
-detections; in the published code no detection is dropped if the file of ambiguous segments is not where it looks.
+are runs of snippets, and the overlap with ambiguous segments is counted in whole ones, which is the same for such
+detections. Seconds times 25 / 16 are rarely whole numbers in floating point, in single precision least of all, and an
+IoU exactly at a threshold would be lost (0.6 points of mAP@0.5 with STPN's detections put on the grid): so detections
+are rounded to 0.001 snippet. In the published code no detection is dropped if the file of ambiguous segments is not
+where it looks.
+
+`opentad`: `mAP.py` of OpenTAD (Liu et al. 2025), after ActionFormer (Zhang et al. 2022): `activitynet`, but without
+copies of true segments and those of no length (ActionFormer keeps the latter, as missed). OpenTAD's THUMOS14 has 211
+videos: 270 and 1292 are left out.
 """
 
 
@@ -189,8 +203,13 @@ def match(
     ambiguous_video = np.repeat(np.arange(len(truth)), [len(a.ambiguous) for a in truth.values()])
     if rule.round_truth:
         true_segments, ambiguous = np.rint(true_segments), np.rint(ambiguous)
-    if rule.round_detections:
-        segments = np.rint(segments)
+    if rule.decimals is not None:
+        segments = np.round(segments, rule.decimals)
+    if rule.drop_copies:
+        kept = _without_copies(true_segments, true_labels * len(videos) + true_video)
+        true_segments, true_labels, true_video, true_index = (
+            x[kept] for x in (true_segments, true_labels, true_video, true_index)
+        )
 
     in_doubt = np.zeros(len(segments), bool)
     if rule.ambiguous != "count":
@@ -243,6 +262,16 @@ def _check_labels(kind: str, videos: Mapping[str, Detections | Annotation], num_
 
 def _concatenate(parts: Sequence[np.ndarray], empty: int | tuple[int, ...], dtype: type = np.float64) -> np.ndarray:
     return np.concatenate([np.zeros(empty, dtype), *parts]).astype(dtype, copy=False)
+
+
+def _without_copies(segments: Float[np.ndarray, "k 2"], groups: Int[np.ndarray, " k"]) -> list[int]:
+    """The segments that count under `Protocol.drop_copies`, by their indices."""
+    kept: dict[int, list[int]] = {}
+    for i in np.flatnonzero(segments[:, 1] > segments[:, 0]).tolist():
+        before = kept.setdefault(int(groups[i]), [])
+        if not (np.abs(segments[before] - segments[i]) <= COPY).all(axis=1).any():
+            before.append(i)
+    return sorted(i for of_group in kept.values() for i in of_group)
 
 
 PAIRS_AT_ONCE = 2**20
