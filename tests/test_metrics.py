@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsal_jax import metrics
+from wsal_jax import matching, metrics
 from wsal_jax.types import Annotation, Detections, InputError
 
 ROOT = Path(__file__).parents[1]
@@ -402,7 +402,7 @@ def test_the_random_cases_have_what_tells_protocols_apart():
             assert p == q or sum(not np.array_equal(a.mean, b.mean) for a, b in zip(maps[p], maps[q])) > 20
     assert 3 < sum((m.mean == 0).all() for m in maps["wtalc"]) < 27
     assert {len(set(m.detections for m in of)) for of in zip(*maps.values())} >= {3}
-    forgiven = [(m.taken == metrics.FORGIVEN).any() for s in range(30) for m in matched(s, "thumos_kit")]
+    forgiven = [(m.taken == matching.FORGIVEN).any() for s in range(30) for m in matched(s, "thumos_kit")]
     assert 10 < sum(forgiven) < len(forgiven)
 
 
@@ -511,7 +511,7 @@ def test_an_unknown_protocol_is_an_error():
 def test_pairs_in_parts(protocol, monkeypatch):
     whole = [matched(seed, protocol) for seed in range(5)]
     for size in (1, 7):
-        monkeypatch.setattr(metrics, "PAIRS_AT_ONCE", size)
+        monkeypatch.setattr(matching, "PAIRS_AT_ONCE", size)
         for seed in range(5):
             for a, b in zip(whole[seed], matched(seed, protocol)):
                 for x, y in zip(a, b):
@@ -620,15 +620,6 @@ def test_classification_ap():
     # Not interpolated, class 2 has 1/2 and 2/3.
     expected[2] = (1 / 2 + 2 / 3) / 2
     np.testing.assert_allclose(metrics.classification_ap(scores, labels, interpolate=False), expected)
-
-
-def test_hit_at_k():
-    labels = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 1], [0, 0, 0]])
-    scores = np.array([[0.9, 0.5, 0.1], [0.8, 0.1, 0.7], [0.8, 0.7, 0.1], [0.1, 0.2, 0.3]])
-    # Of the three videos with labels the first is hit at once, one of the second's labels is second, the third's last.
-    assert [metrics.hit_at_k(scores, labels, k) for k in (1, 2, 3, 9)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
-    assert metrics.hit_at_k(np.zeros((3, 3)), np.eye(3), 2) == pytest.approx(2 / 3)  # equal scores: the first classes
-    assert np.isnan(metrics.hit_at_k(scores, np.zeros((4, 3)), 1))
 
 
 def test_clip_ap_by_hand():

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from wsal_jax.types import InputError
+from wsal_jax.text import cut
+from wsal_jax.types import InputError, some
 
 AMBIGUOUS = "Ambiguous"
 """The label of THUMOS14's segments that may or may not be an action; it is not a class."""
@@ -22,8 +23,8 @@ class FolderError(InputError):
 
     def __init__(self, root: str | os.PathLike, problems: list[str]):
         self.root, self.problems = root, problems
-        more = [f"and {len(problems) - 20} more"] if len(problems) > 20 else []
-        super().__init__("\n- ".join([f"cannot use {root}:", *problems[:20], *more]))
+        line = "\n- "
+        super().__init__(f"cannot use {root}:{line}" + some(problems, 20, line, line))
 
     def __reduce__(self):
         return FolderError, (self.root, self.problems)
@@ -37,10 +38,7 @@ class Problems(dict[str, list[str]]):
 
     def lines(self) -> list[str]:
         """One line per thing wrong; a thing that is wrong everywhere must not hide the rest."""
-        return [
-            ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "") + f": {what}"
-            for what, where in self.items()
-        ]
+        return [f"{some(cut(one, 300) for one in where)}: {what}" for what, where in self.items()]
 
 
 def is_plain(name: Any) -> bool:
