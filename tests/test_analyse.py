@@ -12,7 +12,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from wsal_jax import analyse, metrics, score
+from wsal_jax import analyse, metrics, selection
+from wsal_jax.formats import submissions
 from wsal_jax.types import Annotation, Detections, InputError
 
 ROOT = Path(__file__).parents[1]
@@ -487,8 +488,8 @@ def test_errors_of_stpn_are_those_of_the_code_of_detad():
     folder = SHARED / "thumos14/Thumos14reduced-Annotations"
     if not (detected.exists() and folder.exists()):
         pytest.skip("needs the published detections of STPN beside the repository, in ../shared/data")
-    records, _ = score.read_truth(folder)
-    selection = score.select(records, score.read_detections(detected), score.choose_subset(records))
-    profile = analyse.analyse(selection.detections, selection.truth, len(selection.classes)).profile
+    records, _ = selection.read_truth(folder)
+    chosen = selection.select(records, submissions.read(detected), selection.choose_subset(records))
+    profile = analyse.analyse(chosen.detections, chosen.truth, len(chosen.classes)).profile
     first = {name: 100 * n[0] / 3358 for name, n in profile.items()}
     assert first[LOCALIZATION] == pytest.approx(37.3, abs=0.05) and first[CONFUSION] == pytest.approx(7.7, abs=0.05)

@@ -53,17 +53,22 @@ def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
 
     Times may be strings of numbers (BaS-Net); `fps`, or `frame` (how many there are), gives the frame rate
     (ActionFormer, OpenTAD); `labels` are the classes of a video without annotations; a segment of the label "Ambiguous"
-    is ambiguous, and so are those by video in `set_ambiguous` beside the database (A2CL-PT).
+    is ambiguous, and so are those by video in `set_ambiguous` beside the database (A2CL-PT). MMAction2's file is the
+    database alone, without subsets, and calls the duration `duration_second`.
     """
     content = read_json(path, problems)
     if content is None:
         return {}
-    if not isinstance(content, dict) or not isinstance(content.get("database"), dict):
+    database = content.get("database", content) if isinstance(content, dict) else None
+    bare = (
+        database is content and database and all(isinstance(x, dict) and "annotations" in x for x in content.values())
+    )
+    if not isinstance(database, dict) or (database is content and not bare):
         problems.add(path.name, 'must be {"database": {<video>: {"subset": ..., "annotations": [...]}}}')
         return {}
     aside = content.get("set_ambiguous") if isinstance(content.get("set_ambiguous"), dict) else {}
     records = {}
-    for id, video in content["database"].items():
+    for id, video in database.items():
         if not check_id(id, path.name, problems):
             continue
         where = f"{path.name}: {id!r}"
@@ -89,11 +94,13 @@ def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
         if not isinstance(names, list) or not all(map(is_plain, names)):
             problems.add(where, f'"labels" is {reprlib.repr(names)}: must be a list of class names')
             names = []
-        duration = _positive(video, "duration", where, problems)
+        duration = _positive(video, "duration" if "duration" in video else "duration_second", where, problems)
         fps, frames = _positive(video, "fps", where, problems), _positive(video, "frame", where, problems)
         if fps is None and frames and duration:
             fps = frames / duration
         subset = video.get("subset")
+        if subset is not None and not isinstance(subset, str):
+            problems.add(where, f'"subset" is {reprlib.repr(subset)}: must be the name of one')
         records[id] = Record(
             subset=subset if isinstance(subset, str) else "",
             segments=tuple(segments),

@@ -1,9 +1,11 @@
 """What the readers of users' files share: problems are collected, and all of them told at once."""
 
+import gzip
 import json
 import math
 import os
 import reprlib
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -56,9 +58,10 @@ def check_id(id: Any, where: str, problems: Problems) -> bool:
 
 
 def number(value: Any) -> float:
-    """A number or a string of one; NaN for everything else, infinity included."""
+    """A number or a string of one; NaN for everything else, infinity included, and for "1_000" and "١٢"."""
     try:
-        result = math.nan if isinstance(value, bool) else float(value)
+        good = not isinstance(value, bool | str) or (isinstance(value, str) and value.isascii() and "_" not in value)
+        result = float(value) if good else math.nan
     except (TypeError, ValueError, OverflowError):
         return math.nan
     return result if math.isfinite(result) else math.nan
@@ -70,26 +73,55 @@ def read_json(path: Path, problems: Problems) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for key, count in Counter(key for key, _ in pairs).items():
             if count > 1:
-                problems.add(f"{path.name}: {key!r}", "is there more than once: keep one")
+                problems.add(f"{path.name}: {cut(repr(key))}", "is there more than once: keep one")
         return dict(pairs)
 
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
+        return json.loads(read_text(path), object_pairs_hook=unique)
     except FileNotFoundError:
         problems.add(path.name, "is missing")
-    except (OSError, ValueError, RecursionError) as error:
+    except IsADirectoryError:
+        problems.add(path.name, "is a folder: give a file")
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         problems.add(path.name, f"cannot be read as JSON ({error}): write it again")
     return None
 
 
 def read_lines(path: Path, problems: Problems) -> list[str]:
     """The lines of a text file that are not empty, without the spaces around them; none where it is of no use."""
+    return [line for _, line in numbered_lines(path, problems)]
+
+
+def numbered_lines(path: Path, problems: Problems) -> list[tuple[int, str]]:
+    """`read_lines`, each with its number in the file, from 1."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except IsADirectoryError:
+        problems.add(path.name, "is a folder: give a file")
+        return []
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         problems.add(path.name, f"cannot be read ({error}): make it a UTF-8 text file, or remove it")
         return []
-    return [line for line in map(str.strip, lines) if line]
+    return [(i + 1, line) for i, line in enumerate(map(str.strip, lines)) if line]
+
+
+MAX_UNPACKED = 2**30
+
+
+def read_text(path: Path) -> str:
+    """What a UTF-8 file holds, which may be packed with gzip.
+
+    Raises:
+      OSError, EOFError, zlib.error: it cannot be read or unpacked.
+      ValueError: it is not UTF-8, or more than `MAX_UNPACKED` bytes come out of it.
+    """
+    content = path.read_bytes()
+    if content.startswith(b"\x1f\x8b"):
+        with gzip.open(path) as file:
+            content = file.read(MAX_UNPACKED + 1)
+        if len(content) > MAX_UNPACKED:
+            raise ValueError(f"holds more than {MAX_UNPACKED:,} bytes when unpacked")
+    return content.decode("utf-8-sig")
 
 
 def check_features(array: Any, where: str, problems: Problems) -> Float[np.ndarray, "n d"] | None:
