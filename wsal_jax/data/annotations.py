@@ -53,8 +53,9 @@ def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
 
     Times may be strings of numbers (BaS-Net); `fps`, or `frame` (how many there are), gives the frame rate
     (ActionFormer, OpenTAD); `labels` are the classes of a video without annotations; a segment of the label "Ambiguous"
-    is ambiguous, and so are those by video in `set_ambiguous` beside the database (A2CL-PT). MMAction2's file is the
-    database alone, without subsets, and calls the duration `duration_second`.
+    is ambiguous, and so are those by video in `set_ambiguous` beside the database (A2CL-PT).
+
+    MMAction2's file is the database alone, without subsets, and calls the duration `duration_second`.
     """
     content = read_json(path, problems)
     if content is None:
