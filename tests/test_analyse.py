@@ -12,7 +12,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from wsal_jax import analyse, metrics, selection
+from wsal_jax import analyse, metrics, plot_analysis, selection
 from wsal_jax.formats import submissions
 from wsal_jax.types import Annotation, Detections, InputError
 
@@ -419,7 +419,7 @@ def test_pictures(tmp_path, known):
     rows = [(0, 10, 0, 0.9), (50, 60, 0, 0.8), (207, 210, 0, 0.7), (100, 140, 0, 0.6)]
     durations = {"v": 400.0} if known else None
     result = analyse.analyse({"v": detections(*rows)}, truth, 2, durations=durations)
-    paths = analyse.draw(result, tmp_path)
+    paths = plot_analysis.draw(result, tmp_path)
     assert [path.name for path in paths] == ["false_positives.png", "sensitivity.png", "false_negatives.png"]
     for path in paths:
         picture = pixels(path)
@@ -428,7 +428,7 @@ def test_pictures(tmp_path, known):
         assert all((side == 255).all() for side in edge)  # nothing is cut off
     # In the profile, the first bar is half hits and half background, the second half hits and half confusion.
     picture = pixels(paths[0])[120:, :860]
-    area = {name: is_color(picture, color).sum() for name, color in zip(analyse.TYPES, analyse.COLORS)}
+    area = {name: is_color(picture, color).sum() for name, color in zip(analyse.TYPES, plot_analysis.COLORS)}
     assert area[HIT] > 10000
     assert area[HIT] / area[CONFUSION] == pytest.approx(2, rel=0.05)
     assert area[BACKGROUND] / area[CONFUSION] == pytest.approx(1, rel=0.05)
@@ -436,14 +436,14 @@ def test_pictures(tmp_path, known):
     # Missed is the segment of 10 s of class 1: of the short ones half, of those alone in the video all, of those that
     # cover little of it a third.
     picture = pixels(paths[2])
-    area = {name: is_color(picture, color).sum() for name, color in analyse.COLORS_CHARACTERISTICS.items()}
+    area = {name: is_color(picture, color).sum() for name, color in plot_analysis.COLORS_CHARACTERISTICS.items()}
     assert area["instances"] / area["length"] == pytest.approx(2, rel=0.05)
     assert area["coverage"] / area["length"] == pytest.approx(2 / 3 if known else 0, rel=0.05)
 
 
 def test_pictures_of_nothing(tmp_path):
     for result in (analyse.analyse({}, {}, 1), analyse.analyse({}, {"v": annotation((0, 10, 0))}, 1)):
-        assert all(path.stat().st_size > 1000 for path in analyse.draw(result, tmp_path))
+        assert all(path.stat().st_size > 1000 for path in plot_analysis.draw(result, tmp_path))
 
 
 def test_published_detections_of_stpn():

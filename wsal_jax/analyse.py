@@ -1,14 +1,12 @@
-"""What the errors of a detector are, where it is weak, and what it misses: numbers, a table and pictures.
+"""What the errors of a detector are, where it is weak, and what it misses: numbers and a table.
 
 After DETAD: Alwassel, Caba Heilbron, Escorcia and Ghanem, "Diagnosing Error in Temporal Action Detectors", ECCV 2018,
 which analyses false positives, sensitivity and false negatives. Where the definitions leave a choice we say what the
-authors' code does, and where we differ. NumPy, on the host; matplotlib is imported when something is drawn.
+authors' code does, and where we differ. NumPy, on the host; `wsal_jax.plot_analysis` draws.
 """
 
 import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -282,18 +280,18 @@ def format_analysis(analysis: Analysis) -> str:
     counts = np.stack([a.profile[name] for name in TYPES])
     total = counts.sum(axis=0)
     lines = [
-        f"{a.num_detections} detections, {a.num_true} true segments, IoU {a.iou:g}: mAP {_percent(a.mean_ap)}, "
-        f"mAP_N {_percent(a.mean_ap_n)} (N = {a.average_instances:.1f}), missed {_percent(a.missed)}",
+        f"{a.num_detections} detections, {a.num_true} true segments, IoU {a.iou:g}: mAP {percent(a.mean_ap)}, "
+        f"mAP_N {percent(a.mean_ap_n)} (N = {a.average_instances:.1f}), missed {percent(a.missed)}",
         "",
         "best detections of each class (G: its true segments), and what mAP and mAP_N gain without an error",
         _row("", [f"{r + 1}G" for r in range(RANKS)], 6) + _row("", ["mAP", "mAP_N"], 8, name_width=0),
         _row("detections", [str(n) for n in total], 6),
     ]
     for name, count in zip(TYPES, counts):
-        line = _row(f"{name} %", [_percent(n / t) if t else "-" for n, t in zip(count.tolist(), total.tolist())], 6)
+        line = _row(f"{name} %", [percent(n / t) if t else "-" for n, t in zip(count.tolist(), total.tolist())], 6)
         if name in a.mean_ap_without:
             gains = a.mean_ap_without[name] - a.mean_ap, a.mean_ap_n_without[name] - a.mean_ap_n
-            line += _row("", [_percent(gain, "+") for gain in gains], 8, name_width=0)
+            line += _row("", [percent(gain, "+") for gain in gains], 8, name_width=0)
         lines.append(line)
     for name, of in a.characteristics.items():
         lines += [
@@ -301,8 +299,8 @@ def format_analysis(analysis: Analysis) -> str:
             _row(f"{name}, {UNITS[name]}", of.buckets, 8, name_width=36),
             _row("", bucket_ranges(of), 8, name_width=36),
             _row("true segments", [str(n) for n in of.count], 8, name_width=36),
-            _row("mAP_N %", [_percent(x) for x in of.mean_ap_n], 8, name_width=36),
-            _row("missed %", [_percent(x) for x in of.missed], 8, name_width=36),
+            _row("mAP_N %", [percent(x) for x in of.mean_ap_n], 8, name_width=36),
+            _row("missed %", [percent(x) for x in of.missed], 8, name_width=36),
         ]
     return "\n".join(line.rstrip() for line in lines)
 
@@ -317,117 +315,5 @@ def _row(name: str, values: Any, width: int, name_width: int = 20) -> str:
     return name.ljust(name_width) + "".join(value.rjust(width) for value in values)
 
 
-def _percent(fraction: float, sign: str = "") -> str:
+def percent(fraction: float, sign: str = "") -> str:
     return "-" if math.isnan(fraction) else f"{100 * fraction:{sign}.1f}"
-
-
-# Okabe and Ito's colors and a gray, in the order of TYPES.
-COLORS = ("#009E73", "#F0E442", "#CC79A7", "#0072B2", "#D55E00", "#B5B5B5")
-COLORS_CHARACTERISTICS = {"coverage": "#0072B2", "length": "#D55E00", "instances": "#009E73"}
-DPI = 120
-
-
-def draw(analysis: Analysis, directory: str | os.PathLike) -> list[Path]:
-    """Writes false_positives.png, sensitivity.png and false_negatives.png into `directory`, which exists.
-
-    - false_positives: the shares of `TYPES` by rank, and what mAP_N gains without each error;
-    - sensitivity: mAP_N by bucket, and as a line that of all true segments;
-    - false_negatives: the fraction missed by bucket, and as a line that of all true segments.
-
-    Returns their paths.
-    """
-    paths = [Path(directory) / f"{name}.png" for name in ("false_positives", "sensitivity", "false_negatives")]
-    _draw_false_positives(paths[0], analysis)
-    values = {name: of.mean_ap_n for name, of in analysis.characteristics.items()}
-    title = f"Sensitivity at IoU {analysis.iou:g}: mAP$_N$ by characteristic of the true segments"
-    _draw_buckets(paths[1], analysis, values, analysis.mean_ap_n, title, "mAP$_N$ (%)")
-    values = {name: of.missed for name, of in analysis.characteristics.items()}
-    title = f"False negatives at IoU {analysis.iou:g}: true segments that are missed"
-    _draw_buckets(paths[2], analysis, values, analysis.missed, title, "missed (%)")
-    return paths
-
-
-def _draw_false_positives(path: Path, analysis: Analysis) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 5), dpi=DPI)
-    left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
-    figure.subplots_adjust(left=0.07, right=0.98, top=0.81, bottom=0.13, wspace=0.2)
-
-    counts = np.stack([analysis.profile[name] for name in TYPES])
-    total = counts.sum(axis=0)
-    share = 100 * counts / np.maximum(total, 1)
-    ranks = np.arange(1, RANKS + 1)
-    bars = [
-        left.bar(ranks, share[t], 0.85, bottom=share[:t].sum(axis=0), color=COLORS[t], label=TYPES[t])
-        for t in range(len(TYPES))
-    ]
-    for rank, n in zip(ranks, total.tolist()):
-        left.text(rank, 101, f"{n}", ha="center", va="bottom", size=8, color="0.35")
-    left.set_xticks(ranks, [f"{rank}G" for rank in ranks])
-    left.set(ylim=(0, 107), yticks=range(0, 101, 20), ylabel="detections (%)")
-    left.set_xlabel("best detections of each class, by rank (G: its true segments); above: how many")
-
-    gains = [100 * (analysis.mean_ap_n_without[name] - analysis.mean_ap_n) for name in TYPES[1:]]
-    gains = np.nan_to_num(gains)
-    right.bar(TYPES[1:], gains, 0.7, color=COLORS[1:])
-    for x, gain in enumerate(gains):
-        right.text(x, gain, f"{gain:.1f}", ha="center", va="bottom", size=9)
-    right.set_xticks(range(len(gains)), [name.replace(" ", "\n") for name in TYPES[1:]], size=9)
-    right.set(ylim=(0, max(gains.max() * 1.12, 0.1)), ylabel="gain in mAP$_N$ (points)")
-    right.set_xlabel(f"without this error; now mAP$_N$ is {_percent(analysis.mean_ap_n)}")
-
-    for axes in (left, right):
-        _dress(axes)
-    left.set_title(f"False positives at IoU {analysis.iou:g}", loc="left", weight="bold", pad=28)
-    right.set_title("What each error costs", loc="left", weight="bold", pad=28)
-    place = dict(loc="lower left", bbox_to_anchor=(0, 1.01), borderaxespad=0)
-    left.legend(
-        handles=bars, ncols=6, frameon=False, fontsize=9, handlelength=1, handletextpad=0.5, columnspacing=1, **place
-    )
-    figure.savefig(path)
-
-
-def _draw_buckets(
-    path: Path, analysis: Analysis, values: dict[str, np.ndarray], overall: float, title: str, label: str
-) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 4.6), dpi=DPI)
-    names = list(values)
-    widths = [len(values[name]) for name in names]
-    all_axes = np.atleast_1d(figure.subplots(1, len(names), sharey=True, width_ratios=widths))
-    figure.subplots_adjust(left=0.07, right=0.93, top=0.81, bottom=0.17, wspace=0.06)
-    highest = np.nanmax([*np.concatenate(list(values.values())), overall, 0])
-    for axes, name in zip(all_axes, names):
-        of, heights = analysis.characteristics[name], 100 * values[name]
-        x = np.arange(len(heights))
-        axes.bar(x, np.nan_to_num(heights), 0.75, color=COLORS_CHARACTERISTICS[name])
-        for i, height in enumerate(heights):
-            text, y = ("none", 0) if np.isnan(height) else (f"{height:.1f}", height)
-            box = dict(boxstyle="square,pad=0.15", facecolor="white", edgecolor="none")  # hides the line below
-            axes.text(i, y + 1.5 * highest, text, ha="center", va="bottom", size=9, bbox=box, zorder=4)
-        ranges = [text.replace("<= ", "≤ ") for text in bucket_ranges(of)]
-        ticks = [f"{bucket}\n{text}\nn = {n}" for bucket, text, n in zip(of.buckets, ranges, of.count)]
-        axes.set_xticks(x, ticks, size=9)
-        axes.set_xlim(-0.6, len(heights) - 0.4)
-        if not math.isnan(overall):
-            axes.axhline(100 * overall, color="0.2", linewidth=1.2, linestyle="--", zorder=3)
-        axes.set_title(f"{name} ({UNITS[name]})", size=10, loc="left")
-        _dress(axes)
-    all_axes[0].set(ylim=(0, max(115 * highest, 1)), ylabel=label)
-    if not math.isnan(overall):
-        place = dict(xytext=(4, 0), textcoords="offset points", va="center", size=9)
-        all_axes[-1].annotate(
-            f"all: {100 * overall:.1f}", (1, 100 * overall), xycoords=("axes fraction", "data"), **place
-        )
-    figure.suptitle(title, x=0.07, y=0.97, ha="left", weight="bold", size=12)
-    figure.savefig(path)
-
-
-def _dress(axes: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("0.6")
-    axes.tick_params(axis="both", length=0)
-    axes.grid(axis="y", color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)

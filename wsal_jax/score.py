@@ -189,7 +189,7 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Collection[Path]) 
 
 def analyse(selection: Selection, records: Mapping[str, Record], buckets: str, directory: Path) -> str:
     """Writes analysis.json and the pictures of `wsal_jax.analyse` to a folder, and returns its text."""
-    from wsal_jax import analyse
+    from wsal_jax import analyse, plot_analysis  # Matplotlib takes half a second to import
 
     durations = {id: records[id].duration for id, of in selection.truth.items() if len(of.labels)}
     if not all(durations.values()):
@@ -198,7 +198,7 @@ def analyse(selection: Selection, records: Mapping[str, Record], buckets: str, d
     analysis = analyse.analyse(*inputs, durations=durations, buckets=buckets)
     directory.mkdir(exist_ok=True)
     (directory / "analysis.json").write_text(json.dumps(analyse.to_json(analysis), indent=1), encoding="utf-8")
-    analyse.draw(analysis, directory)
+    plot_analysis.draw(analysis, directory)
     left_out = "" if durations else "\n\nnot by coverage: the ground truth does not give the duration of every video"
     return f"{analyse.format_analysis(analysis)}{left_out}"
 
