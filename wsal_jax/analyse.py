@@ -3,6 +3,23 @@
 After DETAD: Alwassel, Caba Heilbron, Escorcia and Ghanem, "Diagnosing Error in Temporal Action Detectors", ECCV 2018,
 which analyses false positives, sensitivity and false negatives. Where the definitions leave a choice we say what the
 authors' code does, and where we differ. NumPy, on the host; `wsal_jax.plot_analysis` draws.
+
+False positives. The detections of each class are split by rank: its best G, the next G, up to 10 G, where G is how
+many true segments the class has; counts are summed over classes. What kind of error a detection is says
+`error_types`. To tell what a type costs, its errors are taken out of the ranking of all detections, and the mAP is
+computed anew. DETAD cuts the ranking at 10 G before that, and prints the gain in mAP_N alone.
+
+Sensitivity. For the mAP_N of a bucket, the true segments of all other buckets and the detections that hit them are
+taken out; all false positives stay. A class that has none in the bucket does not count there.
+
+False negatives. A true segment is missed if no detection hits it while the normalized precision, not interpolated,
+is above `MIN_PRECISION`: otherwise, a detector that outputs enough segments would miss nothing.
+
+Characteristics of true segments, in the buckets of `BUCKETS[buckets]`:
+  coverage: length / duration of the video; beyond 1 it is in the last bucket (DETAD drops the segment).
+  length: seconds, to 1e-9, so that 4.4 - 1.4 is 3.
+  instances: how many segments of its class the video has. DETAD's file for THUMOS14 counts all classes, so that
+    there a video of CliffDiving has each instance twice, as Diving too.
 """
 
 import math
@@ -90,23 +107,6 @@ def analyse(
     Hits are those of `metrics.match` under protocol `activitynet`. Classes without true segments count nowhere, nor do
     their detections; means over classes are over the others.
 
-    False positives. The detections of each class are split by rank: its best G, the next G, up to 10 G, where G is how
-    many true segments the class has; counts are summed over classes. What kind of error a detection is says
-    `error_types`. To tell what a type costs, its errors are taken out of the ranking of all detections, and the mAP is
-    computed anew. DETAD cuts the ranking at 10 G before that, and prints the gain in mAP_N alone.
-
-    Sensitivity. For the mAP_N of a bucket, the true segments of all other buckets and the detections that hit them are
-    taken out; all false positives stay. A class that has none in the bucket does not count there.
-
-    False negatives. A true segment is missed if no detection hits it while the normalized precision, not interpolated,
-    is above `MIN_PRECISION`: otherwise, a detector that outputs enough segments would miss nothing.
-
-    Characteristics of true segments, in the buckets of `BUCKETS[buckets]`:
-      coverage: length / duration of the video; beyond 1 it is in the last bucket (DETAD drops the segment).
-      length: seconds, to 1e-9, so that 4.4 - 1.4 is 3.
-      instances: how many segments of its class the video has. DETAD's file for THUMOS14 counts all classes, so that
-        there a video of CliffDiving has each instance twice, as Diving too.
-
     Args:
       durations: seconds, of all videos with true segments at least. Without it, coverage is left out.
       buckets: a key of `BUCKETS`.
@@ -117,49 +117,27 @@ def analyse(
     """
     if buckets not in BUCKETS:
         raise InputError(f"no buckets {buckets!r}; choose one of {', '.join(BUCKETS)}")
-    matched = metrics.match(detections, truth, num_classes, np.array([iou]))
-    characteristics = _characteristics(truth, durations)
-    bounds = {name: BUCKETS[buckets][name] for name in characteristics}
-    bucket_of = {name: np.searchsorted(bounds[name], characteristics[name]) for name in characteristics}
-
-    videos = [*truth, *(video for video in detections if video not in truth)]
-    found = [detections.get(video, _NO_DETECTIONS) for video in videos]
-    true = [truth.get(video, _NO_TRUTH) for video in videos]
-    types = np.concatenate([np.zeros(0, int), *(error_types(d, a, iou) for d, a in zip(found, true))])
-    first_found = np.cumsum([0, *(len(d.labels) for d in found)])
-    first_true = np.cumsum([0, *(len(a.labels) for a in true)])
-    labels = np.concatenate([np.zeros(0, int), *(a.labels for a in true)])
-    num_positive = np.bincount(labels, minlength=num_classes)
-    occurs = np.flatnonzero(num_positive)
-    average = len(labels) / len(occurs) if len(occurs) else math.nan
-
+    rankings = _rank(detections, truth, num_classes, iou)
+    labels = _concatenate([a.labels for a in truth.values()])
+    average = len(labels) / len(rankings) if rankings else math.nan
     profile = np.zeros((RANKS, len(TYPES)), int)
-    ap = np.full((num_classes, 2, len(TYPES)), np.nan)  # AP and AP_N without errors of a type; at index 0, as it is
-    ap_of_bucket = {name: np.full((num_classes, len(bounds[name]) + 1), np.nan) for name in bounds}
     missed = np.ones(len(labels), bool)
-    for c in occurs:
-        of_class, positive = matched[c], int(num_positive[c])
-        hits = of_class.taken[0] >= 0
-        segment = first_true[of_class.videos] + of_class.taken[0]  # of hits only
-        kind = np.where(hits, 0, types[first_found[of_class.videos] + of_class.index])
-        rank = np.arange(len(kind)) // positive
-        np.add.at(profile, (rank[rank < RANKS], kind[rank < RANKS]), 1)
-        for t in range(len(TYPES)):
-            rest = hits[(kind != t) | hits]
-            ap[c, :, t] = [normalized_average_precision(rest, positive, n) for n in (positive, average)]
-        precise = hits & (_normalized_precision(hits, positive, average) > MIN_PRECISION)
-        missed[segment[precise]] = False
-        for name, bucket in bucket_of.items():
-            here = np.bincount(bucket[labels == c], minlength=len(bounds[name]) + 1)
-            hit_bucket = np.where(hits, bucket[np.where(hits, segment, 0)], -1)
-            for b, count in enumerate(here):
-                rest = hits[~hits | (hit_bucket == b)]
-                ap_of_bucket[name][c, b] = normalized_average_precision(rest, int(count), average)
-
-    mean_ap, mean_ap_n = ([_mean(ap[:, kind, t]) for t in range(len(TYPES))] for kind in range(2))
+    for of in rankings:
+        rank = np.arange(len(of.kind)) // of.positive
+        np.add.at(profile, (rank[rank < RANKS], of.kind[rank < RANKS]), 1)
+        precise = of.hits & (_normalized_precision(of.hits, of.positive, average) > MIN_PRECISION)
+        missed[of.segment[precise]] = False
+    # Without errors of a type; at index 0, as it is.
+    mean_ap, mean_ap_n = (
+        [
+            _mean([normalized_average_precision(of.without(t), of.positive, n or of.positive) for of in rankings])
+            for t in range(len(TYPES))
+        ]
+        for n in (0, average)
+    )
     return Analysis(
         iou=float(iou),
-        num_detections=len(types),
+        num_detections=sum(len(d.labels) for d in detections.values()),
         num_true=len(labels),
         average_instances=average,
         mean_ap=mean_ap[0],
@@ -169,15 +147,72 @@ def analyse(
         mean_ap_without=dict(zip(TYPES[1:], mean_ap[1:])),
         mean_ap_n_without=dict(zip(TYPES[1:], mean_ap_n[1:])),
         characteristics={
-            name: Characteristic(
-                buckets=SIZES[: len(bounds[name]) + 1],
-                bounds=bounds[name],
-                count=np.bincount(bucket, minlength=len(bounds[name]) + 1),
-                mean_ap_n=np.array([_mean(values) for values in ap_of_bucket[name].T]),
-                missed=np.array([_mean(missed[bucket == b]) for b in range(len(bounds[name]) + 1)]),
-            )
-            for name, bucket in bucket_of.items()
+            name: _characteristic(values, BUCKETS[buckets][name], labels, rankings, average, missed)
+            for name, values in _characteristics(truth, durations).items()
         },
+    )
+
+
+class _Ranking(NamedTuple):
+    """The detections of a class that has true segments, best first."""
+
+    label: int
+    positive: int
+    """How many true segments it has."""
+    hits: Bool[np.ndarray, " k"]
+    kind: Int[np.ndarray, " k"]
+    """Index into `TYPES`."""
+    segment: Int[np.ndarray, " k"]
+    """Of hits: which true segment, of those of all videos in one row."""
+
+    def without(self, kind: int) -> Bool[np.ndarray, " l"]:
+        """`hits` without the errors of a kind; 0 is no error."""
+        return self.hits[(self.kind != kind) | self.hits]
+
+
+def _rank(
+    detections: Mapping[str, Detections], truth: Mapping[str, Annotation], num_classes: int, iou: float
+) -> list[_Ranking]:
+    matched = metrics.match(detections, truth, num_classes, np.array([iou]))
+    videos = [*truth, *(video for video in detections if video not in truth)]
+    found = [detections.get(video, _NO_DETECTIONS) for video in videos]
+    true = [truth.get(video, _NO_TRUTH) for video in videos]
+    types = _concatenate([error_types(d, a, iou) for d, a in zip(found, true)])
+    first_found = np.cumsum([0, *(len(d.labels) for d in found)])
+    first_true = np.cumsum([0, *(len(a.labels) for a in true)])
+    rankings = []
+    for label, of in enumerate(matched):
+        if of.num_positive.any():
+            hits = of.taken[0] >= 0
+            kind = np.where(hits, 0, types[first_found[of.videos] + of.index])
+            segment = first_true[of.videos] + of.taken[0]
+            rankings.append(_Ranking(label, int(of.num_positive.sum()), hits, kind, segment))
+    return rankings
+
+
+def _characteristic(
+    values: Float[np.ndarray, " t"] | Int[np.ndarray, " t"],
+    bounds: tuple[float | int, ...],
+    labels: Int[np.ndarray, " t"],
+    rankings: list[_Ranking],
+    average: float,
+    missed: Bool[np.ndarray, " t"],
+) -> Characteristic:
+    """Of the t true segments of all videos, by bucket."""
+    bucket, size = np.searchsorted(bounds, values), len(bounds) + 1
+    ap: list[list[float]] = [[] for _ in range(size)]
+    for of in rankings:
+        here = np.bincount(bucket[labels == of.label], minlength=size)
+        hit_bucket = np.where(of.hits, bucket[np.where(of.hits, of.segment, 0)], -1)
+        for b, count in enumerate(here):
+            rest = of.hits[~of.hits | (hit_bucket == b)]
+            ap[b].append(normalized_average_precision(rest, int(count), average))
+    return Characteristic(
+        buckets=SIZES[:size],
+        bounds=bounds,
+        count=np.bincount(bucket, minlength=size),
+        mean_ap_n=np.array([_mean(of_bucket) for of_bucket in ap]),
+        missed=np.array([_mean(missed[bucket == b]) for b in range(size)]),
     )
 
 
@@ -247,8 +282,14 @@ def _characteristics(
     return {"coverage": np.concatenate(nothing + coverage), **result}
 
 
-def _mean(values: np.ndarray) -> float:
+def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
+    """Of integers, and perhaps of nothing."""
+    return np.concatenate([np.zeros(0, int), *parts])
+
+
+def _mean(values: np.ndarray | list[float]) -> float:
     """Of those that are not NaN; NaN, and no warning, if there are none."""
+    values = np.asarray(values)
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else math.nan
 
