@@ -66,7 +66,7 @@ def get_config(switches: ConfigDict) -> ConfigDict:
     config.plots = 4  # test videos drawn
 
     config.evaluation = ConfigDict()
-    config.evaluation.protocol = "activitynet"  # or thumos_kit, wtalc, grid: see wsal_jax/metrics.py
+    config.evaluation.protocol = "activitynet"  # or thumos_kit, wtalc, grid, opentad: see wsal_jax/matching.py
     first, step = (0.5, 0.05) if "activitynet" in switches.dataset else (0.1, 0.1)  # as papers on each have it
     config.evaluation.ious = tuple(round(first + i * step, 2) for i in range(10 if first == 0.5 else 9))
     config.evaluation.bootstrap = 1000  # resamplings of the test videos for the 95 % intervals

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from wsal_jax import evaluate, method, metrics, train
+from wsal_jax import evaluate, method, metrics, results, train
 from wsal_jax.data import pipeline
 from wsal_jax.data.clips import Clips
+from wsal_jax.formats import submissions
 from wsal_jax.types import Annotation, Detections, InputError, Scores, Video
 
 
@@ -32,7 +33,7 @@ def perfect(data):
 
 def measure(of_models, rows, data, config, clips=None):
     """The values alone."""
-    table = evaluate.measure(of_models, rows, data, config.evaluation, clips or {})
+    table = results.measure(of_models, rows, data, config.evaluation, clips or {})
     return {row: {column: cell["value"] for column, cell in cells.items()} for row, cells in table.items()}
 
 
@@ -83,8 +84,8 @@ def test_detections_do_not_depend_on_test_labels(config, data, perfect):
 def test_videos_without_annotations_are_detected_in_and_not_measured(config, data, perfect, tmp_path):
     none = Annotation(np.zeros((0, 2)), np.zeros(0, int))
     blind = data._replace(annotations=[none] * 8, counts=data.counts * 0 - 1)
-    text = evaluate.report(method.get(config.method), {"rgb": [perfect]}, blind, config, tmp_path)
-    assert "nothing is measured" in text and not (tmp_path / "results.json").exists()
+    measured = evaluate.report(method.get(config.method), {"rgb": [perfect]}, blind, config, tmp_path, {})
+    assert "nothing is measured" in results.format_results(measured) and not (tmp_path / "results.json").exists()
     assert len(json.loads((tmp_path / "detections.json").read_text())["results"]) == 8
 
 
@@ -101,32 +102,33 @@ def test_a_video_without_annotations_is_no_false_positive(config, data, perfect)
 
 def test_summary_has_mean_and_sample_deviation():
     tables = [{"rgb": {"0.5": {"value": x, "interval": [x - 1, x + 2]}}} for x in (10.0, 12.0, 17.0)]
-    cell = evaluate.summarise(tables)["rgb"]["0.5"]
+    cell = results.summarise(tables)["rgb"]["0.5"]
     assert cell["mean"] == 13 and np.isclose(cell["std"], np.sqrt((9 + 1 + 16) / 2))
-    assert evaluate.summarise(tables[:1])["rgb"]["0.5"]["std"] == 0
+    assert results.summarise(tables[:1])["rgb"]["0.5"]["std"] == 0
     assert cell["intervals"] == [[9, 12], [11, 14], [16, 19]]
-    lines = evaluate.format_table(evaluate.summarise(tables)).splitlines()
+    lines = results.format_table(results.summarise(tables)).splitlines()
     assert [line.split() for line in lines[1:]] == [["rgb", "13.0±3.6"]]
-    lines = evaluate.format_table(evaluate.summarise(tables[:1])).splitlines()
+    lines = results.format_table(results.summarise(tables[:1])).splitlines()
     assert [line.split()[-1] for line in lines[1:]] == ["10.0", "9.0", "12.0"]
 
 
 def test_submission_is_sorted_and_named(data):
     empty = Detections(np.zeros((0, 2)), np.zeros(0, int), np.zeros(0))
     found = Detections(np.array([[0.0, 1.0], [2.0, 3.5]]), np.array([2, 0]), np.array([0.2, 0.7]))
-    results = evaluate.submission([found] + [empty] * 7, data)["results"]
-    assert list(results) == [meta.id for meta in data.metas]
-    assert results[data.metas[0].id] == [
+    videos = {meta.id: of for meta, of in zip(data.metas, [found] + [empty] * 7)}
+    written = submissions.to_json(videos, data.class_names)["results"]
+    assert list(written) == [meta.id for meta in data.metas]
+    assert written[data.metas[0].id] == [
         {"label": data.class_names[0], "score": 0.7, "segment": [2.0, 3.5]},
         {"label": data.class_names[2], "score": 0.2, "segment": [0.0, 1.0]},
     ]
-    assert results[data.metas[1].id] == []
+    assert written[data.metas[1].id] == []
 
 
 def test_intervals_hold_the_value_and_follow_the_option(config, data, perfect):
     noisy = [x._replace(cas=np.random.default_rng(0).uniform(0, 1, x.cas.shape).astype(np.float32)) for x in perfect]
     of_models, rows = evaluate.detect(method.get(config.method), {"rgb": noisy}, data, config, 0)
-    table = evaluate.measure(of_models, rows, data, config.evaluation, {})
+    table = results.measure(of_models, rows, data, config.evaluation, {})
     for row in table.values():
         for column in ("0.1", "0.5", "average"):
             low, high = row[column]["interval"]
@@ -134,20 +136,22 @@ def test_intervals_hold_the_value_and_follow_the_option(config, data, perfect):
     low, high = table["rgb"]["0.1"]["interval"]
     assert low < table["rgb"]["0.1"]["value"] < high
     config.evaluation.bootstrap = 0
-    assert "interval" not in evaluate.measure(of_models, rows, data, config.evaluation, {})["rgb"]["0.1"]
+    assert "interval" not in results.measure(of_models, rows, data, config.evaluation, {})["rgb"]["0.1"]
 
 
 def test_the_protocol_and_its_thresholds_are_used_and_named(config, data, perfect, tmp_path):
     config.evaluation.protocol, config.evaluation.ious = "wtalc", (0.25, 0.5)
-    text = evaluate.report(method.get(config.method), {"rgb": [perfect]}, data, config, tmp_path)
+    measured = evaluate.report(method.get(config.method), {"rgb": [perfect]}, data, config, tmp_path, {})
+    text = results.format_results(measured)
     assert text.startswith("protocol wtalc, ") and text.splitlines()[1].split()[:3] == ["mAP@IoU", "0.25", "0.5"]
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert results["protocol"] == "wtalc" and set(results) >= {"videos", "classes", "instances"}
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written == json.loads(json.dumps(results.to_json(measured)))
+    assert written["protocol"] == "wtalc" and set(written) >= {"videos", "classes", "instances"}
     _, rows = evaluate.detect(method.get(config.method), {"rgb": perfect}, data, config, 0)
     truth = {meta.id: annotation for meta, annotation in zip(data.metas, data.annotations)}
     found = {meta.id: one for meta, one in zip(data.metas, rows["rgb"])}
     expected = metrics.detection_map(found, truth, 3, np.array([0.25, 0.5]), "wtalc").mean
-    assert [results["rows"]["rgb"][c]["mean"] for c in ("0.25", "0.5")] == pytest.approx(100 * expected)
+    assert [written["rows"]["rgb"][c]["mean"] for c in ("0.25", "0.5")] == pytest.approx(100 * expected)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +169,7 @@ def test_what_cannot_be_evaluated_is_found_before(config, data, option, value):
         evaluate.check(config, data)
 
 
-def test_highlights_are_ranked_by_the_models(config, data, perfect):
+def test_highlights_are_ranked_by_the_models(config, data, perfect, tmp_path):
     """Clips of one snippet each: perfect scores rank all of them right, shuffled ones do not."""
     highlights = {}
     for meta, labels, scores in zip(data.metas, data.labels, perfect):
@@ -179,24 +183,30 @@ def test_highlights_are_ranked_by_the_models(config, data, perfect):
     assert table["fused"]["clips"] == 100 and table["shuffled"]["clips"] < 90
     assert "clips" not in table["whole video"]
     assert "clips" not in measure(of_models, rows, data, config)["fused"]
+    # They were read when the options were checked, and are not looked for again.
+    of_models = {"rgb": [perfect], "flow": [perfect]}
+    measured = evaluate.report(method.get(config.method), of_models, data, config, tmp_path, highlights)
+    assert measured.rows["fused"]["clips"]["mean"] == 100
 
 
 def test_attention_is_compared_with_the_true_segments(config, data, perfect, tmp_path):
     """Perfect scores miss nothing, those of the opposite everything; the classifier's columns want evidence."""
     opposite = [x._replace(attention=1 - x.attention, extras={"evidence": 1 - x.cas}) for x in perfect]
-    table = evaluate.attend({"rgb": perfect, "flow": opposite}, data)
+    table = results.attend({"rgb": perfect, "flow": opposite}, data)
     values = {row: {column: cell["value"] for column, cell in cells.items()} for row, cells in table.items()}
     assert values["rgb"] == {"|att - gt|": 0, "|gt - att|": 0}
     gt = sum((x.attention > 0).sum() for x in perfect)
     other = sum((x.attention == 0).sum() for x in perfect)
     assert values["flow"]["|att - gt|"] == pytest.approx(100 * other / gt) and values["flow"]["|gt - att|"] == 100
     assert values["flow"]["|(cls - gt) - att|"] == values["flow"]["|(att & gt) - cls|"] == 0
-    text = evaluate.report(method.get(config.method), {"rgb": [perfect], "flow": [opposite]}, data, config, tmp_path)
+    of_models = {"rgb": [perfect], "flow": [opposite]}
+    measured = evaluate.report(method.get(config.method), of_models, data, config, tmp_path, {})
+    text = results.format_results(measured)
     lines = [line.split() for line in text.splitlines() if "|gt|" in line or "fused" in line]
     assert lines[-1][0] == "fused" and "att," in lines[-2]
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert list(results["attention"]) == ["rgb", "flow", "fused"]
-    assert results["attention"]["flow"]["|gt - att|"]["mean"] == 100
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert list(written["attention"]) == ["rgb", "flow", "fused"]
+    assert written["attention"]["flow"]["|gt - att|"]["mean"] == 100
 
 
 def test_a_method_merges_its_models_itself(config, data, perfect):

@@ -344,3 +344,10 @@ def test_what_is_wrong_is_said(tmp_path, damage):
     with pytest.raises(FolderError, match=message):
         Thumos14(manual_dir=tmp_path / "data", data_dir=tmp_path / "built")
     assert not (tmp_path / "built").exists() or not list((tmp_path / "built").rglob("*.array_record*"))
+
+
+def test_a_folder_that_is_called_like_a_file(tmp_path):
+    WRITERS["opentad"](tmp_path / "data")
+    expected = build(tmp_path / "data", tmp_path / "built")
+    (tmp_path / "data" / "notes.json").mkdir()
+    assert set(build(tmp_path / "data", tmp_path / "again")["test"]) == set(expected["test"])

@@ -5,7 +5,7 @@ from absl import app, flags, logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
-from wsal_jax import evaluate, method, sharding, train
+from wsal_jax import evaluate, method, results, sharding, train
 from wsal_jax.data import pipeline
 from wsal_jax.types import InputError
 from wsal_jax.workdir import open_log, open_run
@@ -35,7 +35,7 @@ def run(config: ConfigDict, workdir: str | None = None) -> str:
     data = {split: pipeline.load(builder, split) for split in ("train", "test")}
     for chosen in methods.values():
         train.check(chosen, config, data["train"], mesh)
-    evaluate.check(config, data["test"])
+    highlights = evaluate.check(config, data["test"])
     folder = open_run(workdir, config, builder.info.full_name)
     multihost_utils.sync_global_devices("workdir opened")
     scores = {}
@@ -45,8 +45,10 @@ def run(config: ConfigDict, workdir: str | None = None) -> str:
             checkpoints = folder / "checkpoints" / model
             params = train.fit(chosen, data["train"], streams, config, mesh, checkpoints, log)
         scores[model] = evaluate.score(chosen, params, data["test"], streams)
-    table = evaluate.report(methods[config.streams[0]], scores, data["test"], config, folder) if first else ""
-    return f"{table}\nwritten to {folder}"
+    if not first:
+        return f"\nwritten to {folder}"
+    measured = evaluate.report(methods[config.streams[0]], scores, data["test"], config, folder, highlights)
+    return f"{results.format_results(measured)}\nwritten to {folder}"
 
 
 def main(argv: list[str]) -> None:

@@ -4,6 +4,7 @@ Names: n snippets, d feature dimensions, c classes, k segments or detections of 
 snippets and 0 at padding (or at snippets that a round has removed). Times are seconds.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,15 @@ from jaxtyping import Float, Int
 
 class InputError(ValueError):
     """A file or an option of the user's that cannot work; the message says which, what is wrong and what to do."""
+
+
+def some(items: Iterable[str], limit: int = 3, between: str = ", ", last: str = " ") -> str:
+    """For messages: the first items, and how many more there are, like "a, b, c and 2 more".
+
+    `between` joins the items, `last` comes before "and 2 more".
+    """
+    items = list(items)
+    return between.join(items[:limit]) + (f"{last}and {len(items) - limit} more" if len(items) > limit else "")
 
 
 class Video(NamedTuple):

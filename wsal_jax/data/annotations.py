@@ -55,16 +55,22 @@ def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
     (ActionFormer, OpenTAD); `labels` are the classes of a video without annotations; an annotation without a segment
     says that the class occurs, and no more (A2CL-PT); a segment of the label "Ambiguous"
     is ambiguous, and so are those by video in `set_ambiguous` beside the database (A2CL-PT).
+
+    MMAction2's file is the database alone, without subsets, and calls the duration `duration_second`.
     """
     content = read_json(path, problems)
     if content is None:
         return {}
-    if not isinstance(content, dict) or not isinstance(content.get("database"), dict):
+    database = content.get("database", content) if isinstance(content, dict) else None
+    bare = (
+        database is content and database and all(isinstance(x, dict) and "annotations" in x for x in content.values())
+    )
+    if not isinstance(database, dict) or (database is content and not bare):
         problems.add(path.name, 'must be {"database": {<video>: {"subset": ..., "annotations": [...]}}}')
         return {}
     aside = content.get("set_ambiguous") if isinstance(content.get("set_ambiguous"), dict) else {}
     records = {}
-    for id, video in content["database"].items():
+    for id, video in database.items():
         if not check_id(id, path.name, problems):
             continue
         where = f"{path.name}: {id!r}"
@@ -92,11 +98,13 @@ def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
         if not isinstance(given, list) or not all(map(is_plain, given)):
             problems.add(where, f'"labels" is {reprlib.repr(given)}: must be a list of class names')
             given = []
-        duration = _positive(video, "duration", where, problems)
+        duration = _positive(video, "duration" if "duration" in video else "duration_second", where, problems)
         fps, frames = _positive(video, "fps", where, problems), _positive(video, "frame", where, problems)
         if fps is None and frames and duration:
             fps = frames / duration
         subset = video.get("subset")
+        if subset is not None and not isinstance(subset, str):
+            problems.add(where, f'"subset" is {reprlib.repr(subset)}: must be the name of one')
         records[id] = Record(
             subset=subset if isinstance(subset, str) else "",
             segments=tuple(segments),

@@ -1,9 +1,11 @@
 """What the readers of users' files share: problems are collected, and all of them told at once."""
 
+import gzip
 import json
 import math
 import os
 import reprlib
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from wsal_jax.types import InputError
+from wsal_jax.text import cut
+from wsal_jax.types import InputError, some
 
 AMBIGUOUS = "Ambiguous"
 """The label of THUMOS14's segments that may or may not be an action; it is not a class."""
@@ -23,8 +26,8 @@ class FolderError(InputError):
 
     def __init__(self, root: str | os.PathLike, problems: list[str]):
         self.root, self.problems = root, problems
-        more = [f"and {len(problems) - 20} more"] if len(problems) > 20 else []
-        super().__init__("\n- ".join([f"cannot use {root}:", *problems[:20], *more]))
+        line = "\n- "
+        super().__init__(f"cannot use {root}:{line}" + some(problems, 20, line, line))
 
     def __reduce__(self):
         return FolderError, (self.root, self.problems)
@@ -48,8 +51,7 @@ class Problems(dict[str, list[str]]):
         lines = []
         for what, where in self.items():
             most = len(where) if what in self._full else 3
-            more = f" and {len(where) - most} more" if len(where) > most else ""
-            lines.append(f"{', '.join(where[:most])}{more}: {what}")
+            lines.append(f"{some((cut(one, 300) for one in where), most)}: {what}")
         return lines
 
 
@@ -68,9 +70,10 @@ def check_id(id: Any, where: str, problems: Problems) -> bool:
 
 
 def number(value: Any) -> float:
-    """A number or a string of one; NaN for everything else, infinity included."""
+    """A number or a string of one; NaN for everything else, infinity included, and for "1_000" and "١٢"."""
     try:
-        result = math.nan if isinstance(value, bool) else float(value)
+        good = not isinstance(value, bool | str) or (isinstance(value, str) and value.isascii() and "_" not in value)
+        result = float(value) if good else math.nan
     except (TypeError, ValueError, OverflowError):
         return math.nan
     return result if math.isfinite(result) else math.nan
@@ -82,26 +85,55 @@ def read_json(path: Path, problems: Problems) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for key, count in Counter(key for key, _ in pairs).items():
             if count > 1:
-                problems.add(f"{path.name}: {key!r}", "is there more than once: keep one")
+                problems.add(f"{path.name}: {cut(repr(key))}", "is there more than once: keep one")
         return dict(pairs)
 
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
+        return json.loads(read_text(path), object_pairs_hook=unique)
     except FileNotFoundError:
         problems.add(path.name, "is missing")
-    except (OSError, ValueError, RecursionError) as error:
+    except IsADirectoryError:
+        problems.add(path.name, "is a folder: give a file")
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         problems.add(path.name, f"cannot be read as JSON ({error}): write it again")
     return None
 
 
 def read_lines(path: Path, problems: Problems) -> list[str]:
     """The lines of a text file that are not empty, without the spaces around them; none where it is of no use."""
+    return [line for _, line in numbered_lines(path, problems)]
+
+
+def numbered_lines(path: Path, problems: Problems) -> list[tuple[int, str]]:
+    """`read_lines`, each with its number in the file, from 1."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except IsADirectoryError:
+        problems.add(path.name, "is a folder: give a file")
+        return []
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         problems.add(path.name, f"cannot be read ({error}): make it a UTF-8 text file, or remove it")
         return []
-    return [line for line in map(str.strip, lines) if line]
+    return [(i + 1, line) for i, line in enumerate(map(str.strip, lines)) if line]
+
+
+MAX_UNPACKED = 2**30
+
+
+def read_text(path: Path) -> str:
+    """What a UTF-8 file holds, which may be packed with gzip.
+
+    Raises:
+      OSError, EOFError, zlib.error: it cannot be read or unpacked.
+      ValueError: it is not UTF-8, or more than `MAX_UNPACKED` bytes come out of it.
+    """
+    content = path.read_bytes()
+    if content.startswith(b"\x1f\x8b"):
+        with gzip.open(path) as file:
+            content = file.read(MAX_UNPACKED + 1)
+        if len(content) > MAX_UNPACKED:
+            raise ValueError(f"holds more than {MAX_UNPACKED:,} bytes when unpacked")
+    return content.decode("utf-8-sig")
 
 
 def check_features(array: Any, where: str, problems: Problems) -> Float[np.ndarray, "n d"] | None:

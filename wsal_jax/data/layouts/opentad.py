@@ -25,7 +25,7 @@ SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".pkl", ".csv")
 
 
 def _annotations(root: Path) -> list[Path]:
-    return [path for path in sorted(root.rglob("*.json")) if b'"database"' in path.read_bytes()]
+    return [path for path in sorted(root.rglob("*.json")) if path.is_file() and b'"database"' in path.read_bytes()]
 
 
 def _folders(root: Path) -> list[Path]:
