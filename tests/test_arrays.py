@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsal_jax.data import arrays
+from wsal_jax.formats import arrays, files
 from wsal_jax.types import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -132,7 +132,7 @@ def save(tmp_path, suffix, content):
     return path
 
 
-def refused(path, *words, limit=arrays.LIMIT):
+def refused(path, *words, limit=files.LIMIT):
     """Reading it fails with a message that names the file, and has the words."""
     with pytest.raises(InputError) as error:
         arrays.read(path, limit)
@@ -393,7 +393,7 @@ REFUSED_NAMES = [
     ("torch.storage", "_load_from_bytes"),
     ("torch._utils", "_import_dotted_name"),
     ("torch._utils", "_rebuild_tensor_v2.__globals__"),
-    ("wsal_jax.data.arrays", "_tensor"),
+    ("wsal_jax.formats.torch_files", "_Unpickler"),
     (NEVER_IMPORTED, "fly"),
     ("", ""),
 ]
@@ -432,10 +432,10 @@ def attacks(command):
     yield b"}" + text + b"b.", "sets the state of a dict"
     yield simple("x") + simple(("y",)) + b"R.", "calls"
     yield b"]" + simple(("y",)) + b"R.", "calls"
-    yield simple(1) + simple(2) + b"\x93.", "int instead of a str"
+    yield simple(1) + simple(2) + b"\x93.", "requires str"
     yield b"](" + named("numpy", "ndarray") + b"e.", "holds a Name"
-    yield named("numpy", "ndarray") + simple("x") + simple("y") + b"s.", "sets items of a _Name"
-    yield named("numpy", "ndarray") + simple("x") + b"a.", "appends to a _Name"
+    yield named("numpy", "ndarray") + simple("x") + simple("y") + b"s.", "sets items of a Name"
+    yield named("numpy", "ndarray") + simple("x") + b"a.", "appends to a Name"
     yield named("_codecs", "encode") + simple((command, "rot13")) + b"R.", "_codecs.encode"
     yield named("_codecs", "encode") + simple((command, ("latin1",))) + b"R.", "_codecs.encode"
     rebuild = named("torch._utils", "_rebuild_tensor_v2")
@@ -465,6 +465,8 @@ def test_nothing_in_a_file_runs(tmp_path, container):
     suffix, make = CONTAINERS[container]
     marker = tmp_path / "marker"
     for payload, word in attacks(f"touch {shlex.quote(str(marker))}"):
+        if b"ctorch" in payload and suffix not in (".pt", ".pth"):
+            word = "names torch"  # at all
         message = refused(save(tmp_path, suffix, make(payload)), word)
         assert message.isprintable()
     assert not marker.exists() and NEVER_IMPORTED not in sys.modules
@@ -492,7 +494,8 @@ def test_reading_imports_and_executes_nothing(tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-from wsal_jax.data import arrays
+from wsal_jax.formats import arrays
+from wsal_jax.types import InputError
 for path in Path({str(tmp_path)!r}).glob("good*"):
     arrays.read(path)  # so that the decoders of text are there
 seen = []
@@ -501,7 +504,7 @@ refused = 0
 for path in sorted(Path({str(tmp_path)!r}).iterdir()):
     try:
         arrays.read(path)
-    except arrays.InputError:
+    except InputError:
         refused += 1
 allowed = {{"open", "mmap.__new__", "os.scandir", "os.listdir", "builtins.id"}}
 modules = ("jax", "torch", "scipy", {NEVER_IMPORTED!r})
@@ -523,14 +526,14 @@ print(refused, sorted(set(seen) - allowed), [module for module in modules if mod
         (b"]" + b"".join(b"q%c](h%ch%ch%ce" % (i, i, i, i) for i in range(1, 45)) + b".", "so often"),
         (b")" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(1, 45)) + b"q\x00}h\x00Ns.", "key of type tuple"),
         (b")" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(1, 45)) + b"Q.", "persistent id"),
-        (b")" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(1, 45)) + b"q\x00h\x00\x93.", "instead of a str"),
+        (b")" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(1, 45)) + b"q\x00h\x00\x93.", "requires str"),
         (b"}\x8a\x10" + b"\x7f" * 16 + b"Ns.", "key of type int"),
         (b"}" + simple(2.5) + b"Ns.", "key of type float"),
         (b"\x8a\xff" + b"\x7f" * 255 + b".", "integer of 255 bytes"),
         (b"L" + b"9" * 100_000 + b"L\n.", "has the integer"),
         (b"I" + b"9" * 100_000 + b"\n.", "has the integer"),
         (b"I0x10\n.", "has the integer"),
-        (b"S__import__('os')\n.", "without quotes"),
+        (b"S__import__('os')\n.", "must be quoted"),
         (b"(t0.", ""),
         (b"a.", ""),
         (b"0.", ""),
@@ -707,7 +710,8 @@ def peak(action):
 
 
 EXPECTED = (ValueError, TypeError, LookupError, OverflowError, OSError, EOFError, NotImplementedError, RuntimeError)
-EXPECTED += (struct.error, zlib.error, zipfile.BadZipFile)  # what a damaged file may lead to; not, say, a NameError
+EXPECTED += (struct.error, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError)
+"""What a damaged file may lead to; not, say, a NameError."""
 
 
 def read_or_refuse(path):
@@ -823,7 +827,7 @@ def test_zip_bombs(tmp_path):
 
 
 def test_only_what_is_not_in_the_file_counts_as_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays, "MEMORY", 100_000)
+    monkeypatch.setattr(files, "MEMORY", 100_000)
     for write, fits in ((np.savez, True), (np.savez_compressed, False)):
         write(tmp_path / "file.npz", a=np.zeros(100_000))
         if fits:

@@ -1,0 +1,1 @@
+"""Foreign files, read without running anything that is in them. `arrays.read` reads an array file of any kind."""
