@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from tests import layouts as made
 from tests.layouts import DURATION, VIDEOS, WRITERS
-from tests.test_arrays import storage, tensor, torch_zip
+from tests.foreign import storage, tensor, torch_zip
 from wsal_jax.data import activitynet, layouts  # noqa: F401  the first registers its builder
 from wsal_jax.data.checks import FolderError
 from wsal_jax.data.thumos14 import CLASSES, Thumos14
