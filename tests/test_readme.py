@@ -6,11 +6,13 @@ from pathlib import Path
 from wsal_jax import method
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_files_and_options_in_the_readme_exist():
-    for name in re.findall(r"\b((?:configs|launch|wsal_jax|tests)/[\w/]+\.(?:py|sh))", README):
+    names = re.findall(r"\b((?:configs|launch|wsal_jax|tests)/[\w/]+\.(?:py|sh))", README)
+    assert len(names) > len(method.names())
+    for name in names:
         assert (ROOT / name).exists(), name
     for link in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / link).exists(), link

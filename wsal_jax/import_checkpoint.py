@@ -213,7 +213,7 @@ def write(kind: str, files: dict[str, str], workdir: Path) -> str:
         hidden=hidden,
         steps=form.steps,
     )
-    (workdir / "config.py").write_text(config)
+    (workdir / "config.py").write_text(config, encoding="utf-8")
     options = f"--config={workdir}/config.py --workdir={workdir} --config.data.root=FEATURES"
     return (
         f"imported {', '.join(files)}: features of {d} dimensions, attention of {hidden} units, {num_classes} classes\n"
