@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from wsal_jax import metrics, score
-from wsal_jax.data.annotations import Record
+from wsal_jax.formats.annotations import Record
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"

@@ -23,9 +23,9 @@ from absl import logging
 from flax.traverse_util import unflatten_dict
 
 from wsal_jax import checkpoint
-from wsal_jax.data.checks import FolderError, Problems
 from wsal_jax.data.thumos14 import CLASSES
 from wsal_jax.formats import arrays, tensorflow_checkpoint
+from wsal_jax.formats.checks import FolderError, Problems
 from wsal_jax.method import Params
 from wsal_jax.types import InputError
 

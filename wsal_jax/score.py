@@ -23,9 +23,9 @@ import numpy as np
 from jaxtyping import Float
 
 from wsal_jax import metrics
-from wsal_jax.data import annotations
-from wsal_jax.data.annotations import Record
-from wsal_jax.data.checks import FolderError, Problems, check_id, is_plain, number, read_json
+from wsal_jax.formats import annotations
+from wsal_jax.formats.annotations import Record
+from wsal_jax.formats.checks import FolderError, Problems, check_id, is_plain, number, read_json
 from wsal_jax.types import Annotation, Detections, InputError
 
 THUMOS14_TEST, THUMOS14_VALIDATION = "video_test_", "video_validation_"

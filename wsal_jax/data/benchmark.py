@@ -21,10 +21,10 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from wsal_jax.data import layouts
-from wsal_jax.data.annotations import odd_segments
 from wsal_jax.data.builder import SPLITS, STREAMS, Entry, Folder, FolderBuilder, fingerprint, state_of
-from wsal_jax.data.checks import FolderError, Problems, check_features, check_id
 from wsal_jax.data.layouts import Benchmark, Sampling, Source
+from wsal_jax.formats.annotations import odd_segments
+from wsal_jax.formats.checks import FolderError, Problems, check_features, check_id
 from wsal_jax.times import resampled, snippet_to_seconds
 from wsal_jax.types import InputError, Meta
 

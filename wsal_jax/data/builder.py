@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from wsal_jax.data import examples
-from wsal_jax.data.checks import FolderError
+from wsal_jax.formats.checks import FolderError
 
 SPLITS = ("train", "test")
 STREAMS = ("rgb", "flow")

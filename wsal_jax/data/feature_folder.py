@@ -47,7 +47,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from wsal_jax.data.builder import SPLITS, STREAMS, Entry, Folder, FolderBuilder, fingerprint, state_of
-from wsal_jax.data.checks import (
+from wsal_jax.formats.checks import (
     AMBIGUOUS,
     FolderError,
     Problems,
