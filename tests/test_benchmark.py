@@ -15,8 +15,8 @@ from tests import stored
 from tests.stored import tree
 from wsal_jax.data import benchmark, builder, thumos14
 from wsal_jax.data.activitynet import Activitynet
-from wsal_jax.data.checks import FolderError
 from wsal_jax.data.thumos14 import Thumos14
+from wsal_jax.formats.checks import FolderError
 from wsal_jax.times import snippet_to_seconds
 from wsal_jax.types import InputError, Meta
 

@@ -8,7 +8,7 @@ import pytest
 
 from wsal_jax import metrics
 from wsal_jax.data import clips
-from wsal_jax.data.checks import FolderError
+from wsal_jax.formats.checks import FolderError
 from wsal_jax.types import Meta, Scores
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "youtube_highlights"

@@ -185,7 +185,7 @@ def test_split_files_choose(tmp_path):
     gt = ground_truth()
     gt["database"]["elsewhere"] = {}
     write_gt(root, gt)
-    (root / "split_train.txt").write_text("jump Ü\r\n\n-run.1\n")
+    (root / "split_train.txt").write_text("jump Ü\r\n\n-run.1\n", encoding="utf-8")
     (root / "split_test.txt").write_text("both\n")
     ids = {split: [entry.id for entry in entries] for split, entries in check(root).videos.items()}
     assert ids == {"train": ["jump Ü", "-run.1"], "test": ["both"]}
@@ -508,7 +508,7 @@ def test_changed_data_are_built_anew(tmp_path):
     third, videos = build(root, data_dir)
     np.testing.assert_array_equal(videos["jump Ü"]["labels"], [1, 1, 0])
 
-    (root / "split_train.txt").write_text("-run.1\njump Ü\n")
+    (root / "split_train.txt").write_text("-run.1\njump Ü\n", encoding="utf-8")
     assert len({first.data_dir, second.data_dir, third.data_dir, builder(root, data_dir).data_dir}) == 4
 
 

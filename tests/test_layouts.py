@@ -10,11 +10,11 @@ import tensorflow_datasets as tfds
 
 from tests import layouts as made
 from tests import stored
+from tests.foreign import storage, tensor, torch_zip
 from tests.layouts import DURATION, VIDEOS, WRITERS
-from tests.test_arrays import storage, tensor, torch_zip
 from wsal_jax.data import activitynet, layouts  # noqa: F401  the first registers its builder
-from wsal_jax.data.checks import FolderError
 from wsal_jax.data.thumos14 import CLASSES, Thumos14
+from wsal_jax.formats.checks import FolderError
 
 
 def build(root, data_dir, **options):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from wsal_jax import metrics, score, selection
-from wsal_jax.data.annotations import Record
 from wsal_jax.formats import submissions
+from wsal_jax.formats.annotations import Record
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"

@@ -6,9 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from wsal_jax.data import checks
-from wsal_jax.data.checks import FolderError
-from wsal_jax.formats import submissions
+from wsal_jax.formats import checks, submissions
+from wsal_jax.formats.checks import FolderError
 from wsal_jax.types import Detections
 
 ROWS = [("a b", 1.5, 4.0, "Run", 0.75), ("c", 0.0, 2.25, "Long jump", 1e-3), ("a b", 3.0, 3.0, "Run", -2.0)]

@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Float
 
 from wsal_jax import metrics
-from wsal_jax.data.annotations import Record
 from wsal_jax.formats import submissions
+from wsal_jax.formats.annotations import Record
 from wsal_jax.selection import Selection, Subset, choose_subset, examples, is_thumos14, names_of, read_truth, select
 from wsal_jax.text import align, count, cut
 from wsal_jax.types import InputError

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wsal_jax.data import annotations
-from wsal_jax.data.annotations import Record
-from wsal_jax.data.checks import FolderError, Problems
+from wsal_jax.formats import annotations
+from wsal_jax.formats.annotations import Record
+from wsal_jax.formats.checks import FolderError, Problems
 from wsal_jax.formats.submissions import FAR, Found
 from wsal_jax.text import count, cut
 from wsal_jax.types import Annotation, Detections, InputError, some

@@ -9,9 +9,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from wsal_jax.data.annotations import is_train
 from wsal_jax.data.benchmark import BenchmarkBuilder
 from wsal_jax.data.layouts import Benchmark
+from wsal_jax.formats.annotations import is_train
 from wsal_jax.types import InputError
 
 NUM_CLASSES = {"1.2": 100, "1.3": 200}

@@ -24,11 +24,11 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from wsal_jax.data import layouts
-from wsal_jax.data.annotations import odd_segments
 from wsal_jax.data.builder import SPLITS, STREAMS, TEXTS, Entry, Folder, FolderBuilder, common_streams, streams_of
-from wsal_jax.data.checks import FolderError, Problems, check_features, check_id, check_lengths, load_checked
 from wsal_jax.data.layouts import Benchmark, Listing, Sampling, Source
 from wsal_jax.data.store import Stream
+from wsal_jax.formats.annotations import odd_segments
+from wsal_jax.formats.checks import FolderError, Problems, check_features, check_id, check_lengths, load_checked
 from wsal_jax.times import resampled, snippet_to_seconds
 from wsal_jax.types import InputError, Meta
 

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from wsal_jax.data import examples, store
-from wsal_jax.data.checks import FolderError
 from wsal_jax.data.store import Stream
+from wsal_jax.formats.checks import FolderError
 
 SPLITS = ("train", "test")
 STREAMS = ("rgb", "flow")

@@ -47,7 +47,8 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from wsal_jax.data.builder import SPLITS, STREAMS, Entry, Folder, FolderBuilder, common_streams, streams_of
-from wsal_jax.data.checks import (
+from wsal_jax.data.store import Stream
+from wsal_jax.formats.checks import (
     AMBIGUOUS,
     FolderError,
     Problems,
@@ -60,7 +61,6 @@ from wsal_jax.data.checks import (
     read_json,
     read_lines,
 )
-from wsal_jax.data.store import Stream
 from wsal_jax.times import snippet_to_seconds
 from wsal_jax.types import Meta
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from wsal_jax.data.checks import FolderError, Problems, check_id, is_plain, number, numbered_lines, read_json
+from wsal_jax.formats.checks import FolderError, Problems, check_id, is_plain, number, numbered_lines, read_json
 from wsal_jax.text import cut
 from wsal_jax.types import Detections
 

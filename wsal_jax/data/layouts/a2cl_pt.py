@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wsal_jax.data import arrays
-from wsal_jax.data.annotations import Record, read_activitynet
-from wsal_jax.data.checks import Problems, number, read_json
 from wsal_jax.data.layouts import Benchmark, Listing, Sampling, Source, halves
+from wsal_jax.formats import arrays
+from wsal_jax.formats.annotations import Record, read_activitynet
+from wsal_jax.formats.checks import Problems, number, read_json
 from wsal_jax.types import InputError
 
 LOOKS_FOR = "feature_{train,val}.npy and annotation.json"

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from wsal_jax.data import arrays
-from wsal_jax.data.annotations import CLASS_FILES, Record, read_activitynet, read_thumos_text
 from wsal_jax.data.builder import STREAMS
-from wsal_jax.data.checks import Problems
 from wsal_jax.data.layouts import Benchmark, Listing, Sampling, Source
+from wsal_jax.formats import arrays
+from wsal_jax.formats.annotations import CLASS_FILES, Record, read_activitynet, read_thumos_text
+from wsal_jax.formats.checks import Problems
 from wsal_jax.types import InputError
 
 LOOKS_FOR = "<video>-rgb.npz or <video>-flow.npz in any folder, and *_val.txt, *_test.txt or a JSON file"

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from wsal_jax.data import arrays
-from wsal_jax.data.annotations import Record, read_activitynet
 from wsal_jax.data.builder import SPLITS, STREAMS
-from wsal_jax.data.checks import Problems, check_id, read_lines
 from wsal_jax.data.layouts import Benchmark, Listing, Sampling, Source
+from wsal_jax.formats import arrays
+from wsal_jax.formats.annotations import Record, read_activitynet
+from wsal_jax.formats.checks import Problems, check_id, read_lines
 from wsal_jax.types import InputError
 
 LOOKS_FOR = "{train,test}_data/{rgb,flow}_features/1.npy, {train,test}_labels.npy and test_data/gt.json"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wsal_jax.data import arrays
-from wsal_jax.data.annotations import Record, read_activitynet
-from wsal_jax.data.checks import Problems, read_lines
 from wsal_jax.data.layouts import Benchmark, Listing, Sampling, Source, halves
+from wsal_jax.formats import arrays
+from wsal_jax.formats.annotations import Record, read_activitynet
+from wsal_jax.formats.checks import Problems, read_lines
 from wsal_jax.types import InputError
 
 LOOKS_FOR = "<prefix><video><suffix>.{npy,npz,pt,pkl,csv} in one folder, and one JSON file with durations"

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wsal_jax.data import arrays
-from wsal_jax.data.checks import AMBIGUOUS, Problems, check_id, is_plain, number, read_json, read_lines
+from wsal_jax.formats import arrays
+from wsal_jax.formats.checks import AMBIGUOUS, Problems, check_id, is_plain, number, read_json, read_lines
 from wsal_jax.types import InputError
 
 CLASS_FILES = ("[A-Z]*_val.txt", "[A-Z]*_test.txt")
