@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from wsal_jax import checkpoint, sharding
 from wsal_jax.data import pipeline
+from wsal_jax.keys import named
 from wsal_jax.method import Method, Params, Phase, Spec
 from wsal_jax.types import InputError, Video
 
@@ -70,7 +71,7 @@ def init(method: Method, spec: Spec, config: ConfigDict, num_snippets: int) -> S
     """The state before step 0; `num_snippets` are those of all training videos."""
 
     def one(key):
-        params = method.init(jax.random.fold_in(key, 3), spec)
+        params = method.init(named(key, "init"), spec)
         return State(params, init_optimizers(method, params, config), jnp.ones(num_snippets, bool))
 
     return jax.jit(jax.vmap(one))(make_keys(config))
@@ -141,7 +142,7 @@ def make_run(method: Method, config: FrozenConfigDict, steps_per_epoch: int, mes
         videos = jax.lax.with_sharding_constraint(videos, sharding.split(mesh, axis=1))
         epoch = (step % config.steps) // steps_per_epoch
         turn = jnp.asarray(turns)[epoch % len(turns)]
-        step_keys = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 2), step))(keys)
+        step_keys = jax.vmap(lambda key: named(key, "loss", step))(keys)
         branches = [partial(step_phase, i) for i in range(len(method.phases))]
         operands = (state, videos, step_keys, epoch // len(turns))
         shapes = [jax.eval_shape(branch, *operands)[1] for branch in branches]
