@@ -62,19 +62,20 @@ def make_optimizer(config: ConfigDict | FrozenConfigDict) -> optax.GradientTrans
     return make(options)
 
 
-def make_keys(config: ConfigDict) -> Key[Array, " s"]:
-    """One key for each seed; a seed's run does not depend on which others are trained beside it."""
-    return jax.vmap(jax.random.key)(jnp.arange(config.seed, config.seed + config.seeds))
+def make_keys(config: ConfigDict, model: str = "") -> Key[Array, " s"]:
+    """One key for each seed of a model; a seed's run does not depend on which others are trained beside it."""
+    seeds = jnp.arange(config.seed, config.seed + config.seeds)
+    return jax.vmap(lambda seed: named(jax.random.key(seed), model))(seeds)
 
 
-def init(method: Method, spec: Spec, config: ConfigDict, num_snippets: int) -> State:
+def init(method: Method, spec: Spec, config: ConfigDict, num_snippets: int, model: str = "") -> State:
     """The state before step 0; `num_snippets` are those of all training videos."""
 
     def one(key):
         params = method.init(named(key, "init"), spec)
         return State(params, init_optimizers(method, params, config), jnp.ones(num_snippets, bool))
 
-    return jax.jit(jax.vmap(one))(make_keys(config))
+    return jax.jit(jax.vmap(one))(make_keys(config, model))
 
 
 def init_optimizers(method: Method, params: Params, config: ConfigDict) -> tuple[Any, ...]:
@@ -235,14 +236,14 @@ def fit(
     num_snippets = int(data.lengths.sum())
 
     start = checkpoint.latest(directory) or 0
-    shapes = jax.eval_shape(partial(init, method, spec, config, num_snippets))
+    shapes = jax.eval_shape(partial(init, method, spec, config, num_snippets, "+".join(streams)))
     like = jax.tree.map(lambda x: x.update(sharding=sharding.replicated(mesh)), shapes)
     if start == total:  # imported weights have no more than the parameters
         return checkpoint.restore(directory, State(like.params, (), ()), part=True).params
     if start:
         state = checkpoint.restore(directory, like)
     else:
-        state = sharding.replicate(mesh, init(method, spec, config, num_snippets))
+        state = sharding.replicate(mesh, init(method, spec, config, num_snippets, "+".join(streams)))
 
     on_device = config.data.placement == "device" or (
         config.data.placement == "auto" and data.num_bytes <= config.data.device_gb * 2**30
@@ -257,7 +258,7 @@ def fit(
             pipeline.flat(data, streams) if on_device else None,
         ),
     )
-    keys = make_keys(config)
+    keys = make_keys(config, "+".join(streams))
     run = make_run(method, FrozenConfigDict(config), steps_per_epoch, mesh)
     if not on_device:
         share = config.batch_size // jax.process_count()
