@@ -23,32 +23,12 @@ from wsal_jax import localize, metrics
 from wsal_jax.data import clips, pipeline
 from wsal_jax.data.clips import Clips
 from wsal_jax.method import Method, Params
-from wsal_jax.types import Detections, InputError, Scores, Video
+from wsal_jax.types import Detections, Scores, Video
 
 FUSED, WHOLE, SHUFFLED = "fused", "whole video", "shuffled"
 
 ACTIVE = 0.5
 """The attention, and the probability of a class, above which a snippet counts as one of action in table 2 of DGAM."""
-
-
-def check(config: ConfigDict, data: pipeline.Dataset) -> dict[str, Clips]:
-    """Finds what cannot be evaluated before anything is trained; returns the highlight clips by video id, if any.
-
-    Raises:
-      InputError: an option of `config`, or the user's `clips.json`.
-    """
-    options = config.evaluation
-    if options.protocol not in metrics.PROTOCOLS:
-        known = ", ".join(metrics.PROTOCOLS)
-        raise InputError(f"config.evaluation.protocol={options.protocol!r}: there are {known}")
-    if not options.ious or not all(0 < iou <= 1 for iou in options.ious):
-        raise InputError(f"config.evaluation.ious={options.ious}: must be temporal IoUs above 0, up to 1")
-    if config.localize.soft_nms < 0 or options.bootstrap < 0:
-        given = f"config.localize.soft_nms={config.localize.soft_nms}, config.evaluation.bootstrap={options.bootstrap}"
-        raise InputError(f"{given}: must not be negative")
-    if config.data.name != "feature_folder":
-        return {}
-    return clips.read(Path(config.data.root), data.class_names)
 
 
 @lru_cache
@@ -224,14 +204,19 @@ def submission(detections: Sequence[Detections], data: pipeline.Dataset) -> dict
 
 
 def report(
-    method: Method, scores: dict[str, list[list[Scores]]], data: pipeline.Dataset, config: ConfigDict, workdir: Path
+    method: Method,
+    scores: dict[str, list[list[Scores]]],
+    data: pipeline.Dataset,
+    config: ConfigDict,
+    workdir: Path,
+    highlights: dict[str, Clips] | None = None,
 ) -> str:
     """Writes detections*.json, results.json and pictures to `workdir`, and returns the table.
 
     `scores` by model, then seed, then video. `detections.json` and the pictures are the first seed's; those of the
     others are called `detections_seed<seed>.json`. Test videos without annotations are detected in, not measured.
+    `highlights` are clips by video id, as `options.check_evaluation` finds them.
     """
-    highlights = check(config, data)
     known = annotated(data)
     true_labels = [label for i in known for label in data.annotations[i].labels]
     tables, attention = [], []
@@ -244,7 +229,7 @@ def report(
         if i == 0:
             draw(of_models, final, data, config.plots, workdir / "plots")
         if true_labels:
-            tables.append(measure(of_models, rows, data, config.evaluation, highlights))
+            tables.append(measure(of_models, rows, data, config.evaluation, highlights or {}))
             attention.append(attend({name: x for name, x in of_models.items() if name != SHUFFLED}, data))
     if not true_labels:
         return "No test video is annotated, so nothing is measured; detections.json holds what was found."

@@ -22,7 +22,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from wsal_jax import checkpoint, evaluate, method
+from wsal_jax import checkpoint, evaluate, method, options
 from wsal_jax.data import pipeline
 from wsal_jax.method import Params
 from wsal_jax.types import InputError
@@ -102,7 +102,7 @@ def table(old: Path, new: Path, workdir: Path, root: str = "") -> str:
     if builder.info.full_name != runs["new"].dataset:
         raise InputError(f"the data are {builder.info.full_name} now, and the runs are of {runs['new'].dataset}")
     data = pipeline.load(builder, "test")
-    evaluate.check(config, data)
+    highlights = options.check_evaluation(config, data)
     if not any(len(data.annotations[i].labels) for i in evaluate.annotated(data)):
         raise InputError(f"{config.data.name}: no test video is annotated, so there is nothing to compare")
     methods = {model: method.get(config.method, model) for model in config.streams}
@@ -114,7 +114,7 @@ def table(old: Path, new: Path, workdir: Path, root: str = "") -> str:
         for model, made in methods.items():
             params = exchange(runs[attention].params[model], runs[classifier].params[model])
             scores[model] = evaluate.score(made, params, data, model.split("+"))
-        evaluate.report(methods[config.streams[0]], scores, data, config, folder)
+        evaluate.report(methods[config.streams[0]], scores, data, config, folder, highlights)
         of_models = json.loads((folder / "results.json").read_text())["rows"]
         final = evaluate.FUSED if evaluate.FUSED in of_models else config.streams[0]
         rows[f"{attention}, {classifier}"] = of_models[final]
