@@ -3,10 +3,10 @@
 import zlib
 
 import jax
-from jaxtyping import Array, ArrayLike, Int, PRNGKeyArray
+from jaxtyping import ArrayLike, Int, PRNGKeyArray
 
 
-def named(key: PRNGKeyArray, *names: str | int | Int[ArrayLike, ""] | Int[Array, ""]) -> PRNGKeyArray:
+def named(key: PRNGKeyArray, *names: str | int | Int[ArrayLike, ""]) -> PRNGKeyArray:
     """The key of a purpose: `fold_in` of each name in turn, a string by its CRC-32, a number (such as a step) as it is.
 
     `named(named(key, "a"), "b")` is `named(key, "a", "b")`.
