@@ -101,9 +101,10 @@ def test_bad_options_are_refused_before_anything_is_written(config, tmp_path, ch
         (["--cnofig=maan"], "Did you mean: config"),
     ],
 )
-def test_misspelt_options_end_the_command_in_one_line(options, message):
+def test_misspelt_options_end_the_command_in_one_line(options, message, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["main", *options])
     with pytest.raises(SystemExit, match=f"^error: .*{message}") as end:
-        main.options.parse(["main", *options])
+        main.options.parse(sys.argv)
     assert "\n" not in str(end.value)
 
 

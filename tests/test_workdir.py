@@ -121,6 +121,7 @@ def test_what_a_continued_run_writes_again_is_dropped(tmp_path):
 
 @pytest.mark.parametrize(("end", "rose"), [(2.0, False), (19.0, False), (2e6, True)])
 def test_a_loss_that_ends_far_above_its_start_is_told(tmp_path, end, rose):
+    assert rise(tmp_path, "rgb") == ""  # imported weights
     with open_log(tmp_path, "rgb") as log:
         log(2, {"b/loss": np.float32([1, 1e5]), "b/first_loss": np.float32([2, 2])})
         log(4, {"b/loss": np.float32([2, end])})

@@ -146,8 +146,9 @@ def forget(workdir: Path, model: str, step: int) -> None:
 
 def rise(workdir: Path, model: str) -> str:
     """A warning if a loss of a model ends far above its first value, by `metrics.jsonl`; else empty."""
-    first, last = {}, {}
-    for line in map(_parsed, (workdir / "metrics.jsonl").read_text().splitlines()):
+    first, last, path = {}, {}, workdir / "metrics.jsonl"
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []  # imported weights have none
+    for line in map(_parsed, lines):
         for name, values in line.items() if line.get("model") == model else ():
             phase, _, metric = name.rpartition("/")
             if metric == "first_loss":
