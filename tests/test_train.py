@@ -76,7 +76,7 @@ def test_eight_devices_have_the_gradients_of_one(config, data, tmp_path, placeme
     maan = method.get(config.method)
     config.optimizer = dict(name="sgd", learning_rate=1.0)  # parameters move by the gradient
     config.steps, config.seeds, config.data.placement = 1, 2, placement
-    before = jax.device_get(train.init(maan, method.Spec((data.dims["rgb"],), 3), config, 1).params)
+    before = jax.device_get(train.init(maan, method.Spec((data.dims["rgb"],), 3), config, 1, "rgb").params)
     after = [
         jax.device_get(train.fit(maan, data, ["rgb"], config, mesh, tmp_path / str(mesh.size)))
         for mesh in (one_device(), sharding.make_mesh())
@@ -235,7 +235,7 @@ def test_phases_take_turns_by_epoch_and_train_only_their_groups(config, data, tm
         states.append(train.fit(run, data, ["rgb"], config, one_device(), tmp_path / str(config.steps)))
     assert_equal(states[0]["first"], states[1]["first"])
     assert (states[0]["second"] != states[1]["second"]).any()
-    start = train.init(run, method.Spec((data.dims["rgb"],), 3), config, 1).params
+    start = train.init(run, method.Spec((data.dims["rgb"],), 3), config, 1, "rgb").params
     assert_equal(start["second"], states[0]["second"])
 
 
