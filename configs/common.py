@@ -4,26 +4,39 @@ The text after the colon of `--config=configs/maan.py:dataset=feature_folder,qui
 decide what the rest of the config looks like; every other option is `--config.<option>=<value>`.
 """
 
+from difflib import get_close_matches
+
 from ml_collections import ConfigDict, config_dict
+
+from wsal_jax.types import InputError
 
 
 def parse(text: str | None, **defaults):
     """`"a=1,b"` -> ConfigDict(a=1, b=True, others as in `defaults`), with the types of the defaults.
 
     Raises:
-      ValueError: a switch that is not in `defaults`.
+      InputError: a switch that is not in `defaults`, a value of another type, or an unknown preset.
     """
     switches = ConfigDict(defaults)
     for part in filter(None, (text or "").split(",")):
         name, _, value = part.partition("=")
         if name not in defaults:
-            raise ValueError(f"--config=...:{part}: no switch {name!r}; there are {', '.join(defaults)}")
+            near = "".join(f"; did you mean {likely}?" for likely in get_close_matches(name, defaults, 1))
+            raise InputError(f"--config=...:{part}: no switch {name!r}; there are {', '.join(defaults)}{near}")
         kind = type(defaults[name])
-        switches[name] = value in ("", "1", "true", "True") if kind is bool else kind(value)
+        try:
+            switches[name] = value in ("", "1", "true", "True") if kind is bool else kind(value)
+        except ValueError as error:
+            raise InputError(f"--config=...:{part}: {error}") from error
+    if switches.preset not in ("", "composed") or (switches.preset and switches.dataset != "feature_folder"):
+        raise InputError(f"--config=...:preset={switches.preset}: there is composed, for dataset=feature_folder")
     return switches
 
 
-SWITCHES = dict(dataset="synthetic_untrimmed/thumos", quick=False)
+SWITCHES = dict(dataset="synthetic_untrimmed/thumos", preset="", quick=False)
+"""`dataset=feature_folder` alone has the settings of the method's paper, meant for some hundred videos of minutes with
+I3D features, as of THUMOS14. `preset=composed` has those of the results on composed videos (a few clips each, features
+of 2 s): where videos have tens of snippets, and where training on a CPU must be short, begin with it."""
 
 
 def get_config(switches: ConfigDict) -> ConfigDict:

@@ -9,7 +9,8 @@ Two CPU cores: three seeds on the built-in data (--config.seeds=3) take 167 s; f
 features: see the README.
 """
 
-from configs import common
+from wsal_jax.configs import common
+from wsal_jax.types import InputError
 
 TERMS = ("fg", "fg+bg", "fg+bg+guide", "all")
 
@@ -17,7 +18,7 @@ TERMS = ("fg", "fg+bg", "fg+bg+guide", "all")
 def get_config(text=None):
     switches = common.parse(text, terms="all", as_released=False, **common.SWITCHES)
     if switches.terms not in TERMS:
-        raise ValueError(f"--config=...:terms={switches.terms}: there are {', '.join(TERMS)}")
+        raise InputError(f"--config=...:terms={switches.terms}: there are {', '.join(TERMS)}")
     config = common.get_config(switches)
     thumos14, activitynet = switches.dataset.startswith("thumos14"), "activitynet" in switches.dataset
     config.method = dict(
@@ -54,7 +55,7 @@ def get_config(text=None):
         # T as for MAAN. With 128 dimensions Adam moves a logit an eighth as fast as with 1,024, and class activation
         # must come up before L_guide has put out the attention: of 2e-3 and 5e-3, the better on 50 training videos.
         config.num_snippets, config.optimizer.learning_rate = 20, 5e-3
-    if switches.dataset == "feature_folder":
+    if switches.preset == "composed":
         # T of the README's comparison. On held-out training videos of its data, one seed: dropout rather than 0 with
         # context; a threshold of 0.05 rather than 0.1 to 0.4, without context by far, with context 0.2 was better.
         config.num_snippets, config.method.dropout = 20, 0.7

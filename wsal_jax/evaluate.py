@@ -17,33 +17,13 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from wsal_jax import localize, metrics, results
-from wsal_jax.data import clips, pipeline
+from wsal_jax import localize, results
+from wsal_jax.data import pipeline
 from wsal_jax.data.clips import Clips
 from wsal_jax.formats import submissions
 from wsal_jax.method import Method, Params
 from wsal_jax.results import FUSED, SHUFFLED, WHOLE, Results
-from wsal_jax.types import Detections, InputError, Scores, Video
-
-
-def check(config: ConfigDict, data: pipeline.Dataset) -> dict[str, Clips]:
-    """Finds what cannot be evaluated before anything is trained; returns the highlight clips by video id, if any.
-
-    Raises:
-      InputError: an option of `config`, or the user's `clips.json`.
-    """
-    options = config.evaluation
-    if options.protocol not in metrics.PROTOCOLS:
-        known = ", ".join(metrics.PROTOCOLS)
-        raise InputError(f"config.evaluation.protocol={options.protocol!r}: there are {known}")
-    if not options.ious or not all(0 < iou <= 1 for iou in options.ious):
-        raise InputError(f"config.evaluation.ious={options.ious}: must be temporal IoUs above 0, up to 1")
-    if config.localize.soft_nms < 0 or options.bootstrap < 0:
-        given = f"config.localize.soft_nms={config.localize.soft_nms}, config.evaluation.bootstrap={options.bootstrap}"
-        raise InputError(f"{given}: must not be negative")
-    if config.data.name != "feature_folder":
-        return {}
-    return clips.read(Path(config.data.root), data.class_names)
+from wsal_jax.types import Detections, Scores, Video
 
 
 @lru_cache

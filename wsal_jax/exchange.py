@@ -22,7 +22,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from wsal_jax import checkpoint, evaluate, method, results
+from wsal_jax import checkpoint, evaluate, method, options, results
 from wsal_jax.data import pipeline
 from wsal_jax.method import Params
 from wsal_jax.types import InputError
@@ -102,7 +102,7 @@ def table(old: Path, new: Path, workdir: Path, root: str = "") -> str:
     if builder.info.full_name != runs["new"].dataset:
         raise InputError(f"the data are {builder.info.full_name} now, and the runs are of {runs['new'].dataset}")
     data = pipeline.load(builder, "test")
-    highlights = evaluate.check(config, data)
+    highlights = options.check_evaluation(config, data)
     if not any(len(data.annotations[i].labels) for i in results.annotated(data)):
         raise InputError(f"{config.data.name}: no test video is annotated, so there is nothing to compare")
     methods = {model: method.get(config.method, model) for model in config.streams}

@@ -66,7 +66,7 @@ must be those of the data:
 {classes}.
 """
 
-from configs import dgam
+from wsal_jax.configs import dgam
 
 
 def get_config(text=None):
@@ -91,7 +91,7 @@ The classes, in this order, must be those of the data:
 {classes}.
 """
 
-from configs import maan
+from wsal_jax.configs import maan
 
 
 def get_config(text=None):

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from wsal_jax.data import BUILDERS, examples, store
 from wsal_jax.data.store import Store
+from wsal_jax.keys import named
 from wsal_jax.types import Annotation, InputError, Meta
 
 
@@ -137,9 +138,9 @@ def plan(
     """
     lengths = jnp.asarray(lengths)
     epoch, position = jnp.divmod(step, lengths.size // batch_size)
-    order = jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, 0), epoch), lengths.size)
+    order = jax.random.permutation(named(key, "order", epoch), lengths.size)
     videos = jax.lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
-    within = jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, 1), step), (batch_size, num_snippets))
+    within = jax.random.uniform(named(key, "snippets", step), (batch_size, num_snippets))
     n = lengths[videos][:, None]
     snippets = jnp.floor((jnp.arange(num_snippets) + within) * n / num_snippets).astype(jnp.int32)
     return videos, jnp.minimum(snippets, n - 1)  # rounding can reach n
