@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from wsal_jax import method
+from wsal_jax import methods
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -14,7 +14,7 @@ def test_files_and_options_in_the_readme_exist():
         assert (ROOT / name).exists(), name
     for link in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / link).exists(), link
-    for name in method.names():
+    for name in methods.names():
         assert f"configs/{name}.py" in README
 
 

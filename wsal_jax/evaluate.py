@@ -22,8 +22,9 @@ from tqdm import tqdm
 from wsal_jax import localize, metrics
 from wsal_jax.data import clips, pipeline
 from wsal_jax.data.clips import Clips
-from wsal_jax.method import Method, Params
-from wsal_jax.types import Detections, InputError, Scores, Video
+from wsal_jax.fuse import fuse
+from wsal_jax.method import Method, Params, options_of
+from wsal_jax.types import SEQUENCES, Detections, InputError, Model, Scores, Video
 
 FUSED, WHOLE, SHUFFLED = "fused", "whole video", "shuffled"
 
@@ -46,6 +47,8 @@ def check(config: ConfigDict, data: pipeline.Dataset) -> dict[str, Clips]:
     if config.localize.soft_nms < 0 or options.bootstrap < 0:
         given = f"config.localize.soft_nms={config.localize.soft_nms}, config.evaluation.bootstrap={options.bootstrap}"
         raise InputError(f"{given}: must not be negative")
+    for model in config.streams:
+        options_of(config.localize, model, "config.localize")
     if config.data.name != "feature_folder":
         return {}
     return clips.read(Path(config.data.root), data.class_names)
@@ -83,7 +86,8 @@ def score(method: Method, params: Params, data: pipeline.Dataset, streams: Seque
                 n = data.metas[video].length
                 for seed in range(seeds):
                     one = jax.tree.map(lambda x: x[seed, row], scores)  # noqa: B023
-                    result[seed][video] = one._replace(cas=one.cas[:n], attention=one.attention[:n])
+                    there = {name: getattr(one, name) for name in SEQUENCES if getattr(one, name) is not None}
+                    result[seed][video] = one._replace(**{name: x[:n] for name, x in there.items()})
             bar.update(len(batch.videos))
     return result
 
@@ -95,16 +99,24 @@ def detect(
 
     Returns the scores by model, with the shuffled ones, and the detections by row of the table.
     """
+    common = options_of(config.localize, "", "config.localize")
+    own = {name: options_of(config.localize, name, "config.localize") for name in scores}
+    of_models = {name: [Model(video, own[name]) for video in of] for name, of in scores.items()}
+    rows = {
+        name: [method.propose((one,), one, meta) for one, meta in zip(of, data.metas)] for name, of in of_models.items()
+    }
     final = next(iter(scores))
     if len(scores) > 1:
-        final = FUSED
-        scores = {**scores, FUSED: [method.fuse(video, config.fusion) for video in zip(*scores.values())]}
+        final, together = FUSED, list(zip(*of_models.values()))
+        fused = [fuse([one.scores for one in models], config.fusion) for models in together]
+        scores = {**scores, FUSED: fused}
+        rows[FUSED] = [
+            method.propose(models, Model(one, common), meta) for models, one, meta in zip(together, fused, data.metas)
+        ]
     rng = np.random.default_rng(seed)
-    propose = method.propose
     shuffled = [localize.shuffle(video, rng) for video in scores[final]]
-    rows = {name: [propose(*video, config.localize) for video in zip(of, data.metas)] for name, of in scores.items()}
-    rows[WHOLE] = [localize.whole_video(*video, config.localize) for video in zip(scores[final], data.metas)]
-    rows[SHUFFLED] = [localize.propose(*video, config.localize) for video in zip(shuffled, data.metas)]
+    rows[WHOLE] = [localize.whole_video(*video, common) for video in zip(scores[final], data.metas)]
+    rows[SHUFFLED] = [localize.propose((), Model(video, common), meta) for video, meta in zip(shuffled, data.metas)]
     return {**scores, SHUFFLED: shuffled}, rows
 
 
@@ -161,9 +173,9 @@ def attend(scores: dict[str, list[Scores]], data: pipeline.Dataset) -> dict[str,
     for name, of in scores.items():
         sets = []
         for i in annotated(data):
-            meta, evidence = data.metas[i], of[i].extras.get("evidence")
+            meta, evidence = data.metas[i], of[i].evidence
             if evidence is not None:
-                evidence = (evidence[: meta.length] * data.labels[i]).max(axis=1) > ACTIVE
+                evidence = (evidence * data.labels[i]).max(axis=1) > ACTIVE
             sets.append((localize.inside(data.annotations[i], meta), of[i].attention > ACTIVE, evidence))
         table[name] = {column: {"value": 100 * x} for column, x in metrics.attention_statistics(sets).items()}
     return table
@@ -252,7 +264,7 @@ def report(
     about = {
         "protocol": config.evaluation.protocol,
         "dataset": config.data.name,
-        "supervision": "video labels and counts" if method.uses_counts else "video labels",
+        "supervision": method.supervision,
         "videos": len(known),
         "classes": len(set(true_labels)),
         "instances": len(true_labels),

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from wsal_jax import checkpoint, sharding
 from wsal_jax.data import pipeline
-from wsal_jax.method import Method, Params, Phase, Spec
+from wsal_jax.method import BATCH, Method, Params, Phase, Spec, Step
 from wsal_jax.types import InputError, Video
 
 Log = Callable[[int, dict[str, Float[np.ndarray, " s"]]], None]
@@ -91,17 +91,20 @@ def update(
     key: PRNGKeyArray,
     epoch: Int[Array, ""],
 ) -> tuple[Params, Any, dict[str, Float[Array, ""]]]:
-    """One step of one phase and one seed on a batch of videos; groups outside `phase.trains` are returned as given."""
+    """One step of one phase and one seed on a batch of videos; groups it neither trains nor tracks are as given."""
 
     def batch_loss(trained):
         keys = jax.random.split(key, videos.labels.shape[0])
-        losses, metrics = jax.vmap(phase.loss, (None, 0, 0, None))({**params, **trained}, videos, keys, epoch)
-        return losses.mean(), jax.tree.map(jnp.mean, metrics)
+        out_axes = (0, (0, None) if phase.tracks else 0)
+        loss = jax.vmap(phase.loss, (None, 0, Step(0, None)), out_axes, axis_name=BATCH)
+        losses, aux = loss({**params, **trained}, videos, Step(keys, epoch))
+        metrics, tracked = aux if phase.tracks else (aux, {})
+        return losses.mean(), (jax.tree.map(jnp.mean, metrics), {group: tracked[group] for group in phase.tracks})
 
     trained = {group: params[group] for group in phase.trains}
-    gradients, metrics = jax.grad(batch_loss, has_aux=True)(trained)
+    gradients, (metrics, tracked) = jax.grad(batch_loss, has_aux=True)(trained)
     updates, opt_state = optimizer.update(gradients, opt_state, trained)
-    return {**params, **optax.apply_updates(trained, updates)}, opt_state, metrics
+    return {**params, **optax.apply_updates(trained, updates), **tracked}, opt_state, metrics
 
 
 @lru_cache
@@ -312,15 +315,4 @@ def check(method: Method, config: ConfigDict, data: pipeline.Dataset, mesh: Mesh
         make_optimizer(config.optimizer)
     except (AttributeError, TypeError) as error:
         raise InputError(f"config.optimizer={config.optimizer.to_dict()}: {error}") from error
-    unknown = [meta.id for meta, counts in zip(data.metas, data.counts) if counts.min() < 0]
-    if method.uses_counts and unknown:
-        raise InputError(
-            f"{config.method.name} learns from how often each class occurs in a training video, which is not known of "
-            f"{len(unknown)} of {len(data.metas)} (the first is {unknown[0]}): annotate them, or {method.uses_counts}"
-        )
-    most = data.labels.sum(axis=1)
-    if method.max_labels is not None and most.max() > method.max_labels:
-        raise InputError(
-            f"config.method.max_classes={method.max_labels}: the training video {data.metas[most.argmax()].id} has "
-            f"{int(most.max())} classes; give at least as many"
-        )
+    method.check(data)

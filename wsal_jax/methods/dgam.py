@@ -14,25 +14,34 @@ A product with all features of a batch is what a step costs, so each is done onc
 snippets' logits, and reconstructions are not made to know how far they are off (`squared_error`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 from ml_collections import ConfigDict
 from scipy.ndimage import gaussian_filter1d
 
 from wsal_jax import localize
-from wsal_jax.fuse import fuse_models
 from wsal_jax.layers import Attention
-from wsal_jax.method import Method, Params, Phase, Spec
-from wsal_jax.times import snippet_to_seconds
-from wsal_jax.types import Detections, Meta, Scores, Video
+from wsal_jax.method import Method, Params, Phase, Spec, Step
+from wsal_jax.types import Detections, Meta, Model, Scores, Video
 
 TINY = 1e-6
+
+
+class Extras(NamedTuple):
+    """What `propose` wants; k = c + 1 classes, the last of which is background."""
+
+    logits: Float[Any, "n k"]
+    """Of each snippet."""
+    tcam: Float[Any, "n c"]
+    """Their sigmoid, without bias, as the authors' code has it."""
 
 
 def dense(layer: Params, x: Float[Array, "n i"]) -> Float[Array, "n o"]:
@@ -198,13 +207,14 @@ def method(config: ConfigDict) -> Method:
     """`config`: hidden, units of the attention; latent, dimensions of z; cvae_hidden, units of the CVAE's layers; r and
     beta of the CVAE; foreground, alpha, gamma1 and gamma2, the weights of L_fg, L_bg, L_re and L_guide; sigma, of the
     smoothing, in snippets; warmup, cycles over which L_re and L_cvae get their weight; dropout, share of the feature
-    dimensions that attention and classifier do not see of a training video; foreground_epsilon, cvae_weight, proposals,
-    own_share and mask_threshold: see configs/dgam.py.
+    dimensions that attention and classifier do not see of a training video; foreground_epsilon, cvae_weight and
+    proposals: see configs/dgam.py.
 
     With gamma1 = 0 there is no CVAE, and no phase for it.
     """
     attention_module = Attention(config.hidden, nn.relu)
     generative = config.gamma1 > 0
+    released = config.proposals == "released"
 
     def attend(params: Params, features: Float[Array, "n d"], mask: Float[Array, " n"]) -> Float[Array, " n"]:
         return attention_module.apply({"params": params["attention"]}, features) * mask
@@ -234,26 +244,24 @@ def method(config: ConfigDict) -> Method:
             params["decoder"] = init_layers(keys[3], hidden0=(z + 1, h), hidden1=(h, h), out=(h, d))
         return params
 
-    def loss_cvae(
-        params: Params, video: Video, key: PRNGKeyArray, epoch: Int[Array, ""]
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    def loss_cvae(params: Params, video: Video, step: Step) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Eq. 10, warmed up; the attention is taken as it is."""
         features, mask = video.features, video.mask
         attention = jax.lax.stop_gradient(attend(params, features, mask))
-        noise = jax.random.normal(key, (len(mask), config.latent), features.dtype)
+        noise = jax.random.normal(step.key, (len(mask), config.latent), features.dtype)
         error, divergence = cvae_loss(
             params["encoder"], params["decoder"], features, attention, mask, noise, config.r, config.beta
         )
         total = error + divergence
         metrics = {"loss": total, "reconstruction": error, "divergence": divergence}
-        return config.cvae_weight * warm(epoch) * total, metrics
+        return config.cvae_weight * warm(step.epoch) * total, metrics
 
     def loss_attention(
-        params: Params, video: Video, key: PRNGKeyArray, epoch: Int[Array, ""]
+        params: Params, video: Video, step: Step
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Eq. 16, L_re warmed up."""
         features, mask = video.features, video.mask
-        noise_key, dropout_key = jax.random.split(key)
+        noise_key, dropout_key = jax.random.split(step.key)
         seen = features
         if config.dropout:
             kept = jax.random.bernoulli(dropout_key, 1 - config.dropout, features.shape[1:])
@@ -273,7 +281,7 @@ def method(config: ConfigDict) -> Method:
             metrics["reconstruction"] = reconstruction_loss(
                 params["decoder"], features, attention, mask, noise, config.r
             )
-            total += config.gamma1 * warm(epoch) * metrics["reconstruction"]
+            total += config.gamma1 * warm(step.epoch) * metrics["reconstruction"]
         return total, {"loss": total, **metrics}
 
     def score(params: Params, video: Video) -> Scores:
@@ -286,132 +294,113 @@ def method(config: ConfigDict) -> Method:
         bias = params["classifier"]["bias"]
         video_score = nn.softmax(pool(attention, activation, bias))[:-1]
         evidence = nn.softmax(activation + bias)[:, :-1] * mask
-        extras = {"evidence": evidence, "logits": (activation + bias) * mask}
-        if config.proposals == "attention":
-            return Scores(video_score, attention[:, None] * evidence, attention, extras)
         tcam = nn.sigmoid(activation)[:, :-1] * mask  # without the bias
-        extras |= {"tcam": tcam, "own_share": jnp.float32(config.own_share)}
-        extras |= {"mask_threshold": jnp.float32(config.mask_threshold)}
-        return Scores(video_score, attention[:, None] * tcam, attention, extras)
+        factor = tcam if released else evidence
+        extras = Extras((activation + bias) * mask, tcam)
+        return Scores(video_score, attention[:, None] * factor, attention, extras, evidence)
 
     phases = [Phase("attention", loss_attention, ("attention", "classifier"))]
     if generative:
         phases.insert(0, Phase("cvae", loss_cvae, ("encoder", "decoder")))
-    return Method(init, tuple(phases), score, propose, fuse=fuse_models)
+    return Method(init, tuple(phases), score, partial(propose, as_released if released else by_attention))
 
 
-def propose(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
+def propose(
+    rule: Callable[[Model, Sequence[Model], Meta], Detections], models: Sequence[Model], fused: Model, meta: Meta
+) -> Detections:
     """Section 3.5: segments found in each model alone, those of all models together thinned out by `localize.nms`.
 
-    A class is looked for in the models whose video score for it is high enough (`localize.predicted_classes`). Which
-    segments there are and what they score is up to `by_attention`, or `as_released` for scores made for that. Scores
-    are differences of logits (as released, of activations) and can be negative. `config.soft_nms` is not used.
+    A class is looked for in the models whose video score for it is high enough (`localize.predicted_classes`). Scores
+    are differences of logits (as released, of activations) and can be negative. `soft_nms` is not used.
 
     Args:
-      scores: of one video without padding (extras with it), NumPy; of one model, or of several from `fuse.fuse_models`.
+      rule: which segments there are in a model and what they score: `by_attention` or `as_released`.
+      models: each one's scores, with `Extras`, and its options.
+      fused: option `nms` alone.
       meta: of the same video.
-      config: `config.localize`.
     """
-    models = scores.extras.get("models", (scores,))
-    found = []
-    for i, own in enumerate(models):
-        if "tcam" in own.extras:
-            found.append(as_released(own, models[:i] + models[i + 1 :], meta, config))
-        else:
-            found.append(by_attention(own, meta, config))
-    return localize.nms_by_class(Detections(*(np.concatenate(parts) for parts in zip(*found))), config.nms)
+    found = [rule(own, [*models[:i], *models[i + 1 :]], meta) for i, own in enumerate(models)]
+    return localize.nms_by_class(localize.join(found), fused.options.nms)
 
 
-def by_attention(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
-    """Runs of snippets with attention above one of `config.thresholds` (absolute), scored by eq. 17.
+def by_attention(own: Model, others: Sequence[Model], meta: Meta) -> Detections:
+    """Runs of snippets with attention above one of `thresholds` (absolute), scored by eq. 17.
 
     s(t_s, t_e, c) is the logit, before the softmax, of the attention-weighted mean feature from t_s to t_e; where a
     flank covers a part of a snippet, that part counts. A flank that is outside the video, or without attention, has 0.
+
+    Args:
+      own: options `reject`, `thresholds` and `eta`, the weight of the flanks.
+      others: not used.
+      meta: of the same video.
     """
-    n = meta.length
+    scores, options = own
     attention = np.asarray(scores.attention, np.float64)
-    logits = np.asarray(scores.extras["logits"][:n, :-1], np.float64)
-    classes = localize.predicted_classes(scores.video_score, config.reject)
-    runs = np.concatenate([localize.components(attention > threshold) for threshold in config.thresholds])
-    edges = np.arange(n + 1)
-    weight = np.append(0, np.cumsum(attention))
-    total = np.concatenate([np.zeros((1, len(classes))), np.cumsum(attention[:, None] * logits[:, classes], axis=0)])
+    logits = np.asarray(scores.extras.logits[: meta.length, :-1], np.float64)
+    runs = localize.runs_above(attention, options.thresholds)
+    found = []
+    for c in localize.predicted_classes(scores.video_score, options.reject):
 
-    def mean(start, end):
-        """[k c]: s of eq. 17, between edges of snippets."""
-        covered = np.interp(end, edges, weight) - np.interp(start, edges, weight)
-        sums = [np.interp(end, edges, column) - np.interp(start, edges, column) for column in total.T]
-        return np.divide(
-            np.stack(sums, 1), covered[:, None], out=np.zeros((len(start), len(sums))), where=covered[:, None] > TINY
-        )
+        def mean(runs, weighted=attention * logits[:, c]):
+            """s of eq. 17."""
+            weight = localize.run_sums(attention, runs)
+            return np.divide(localize.run_sums(weighted, runs), weight, out=np.zeros(len(runs)), where=weight > TINY)
 
-    start, end = runs.T.astype(np.float64)
-    flank = (end - start) / 4
-    score = mean(start, end) - config.eta * (mean(start - flank, start) + mean(end, end + flank))
-    return detections(runs, score, classes, meta)
+        before, after = (mean(flank) for flank in flanks(runs, np.diff(runs) / 4))
+        score = mean(runs) - options.eta * (before + after)
+        found.append(localize.detections(runs, c, score, meta))
+    return localize.join(found)
 
 
-def as_released(own: Scores, others: Sequence[Scores], meta: Meta, config: ConfigDict) -> Detections:
+def flanks(
+    runs: Int[np.ndarray, "k 2"], length: Float[np.ndarray, "k 1"] | Int[np.ndarray, "k 1"]
+) -> tuple[Shaped[np.ndarray, "k 2"], Shaped[np.ndarray, "k 2"]]:
+    """What is before and after each run, of the given lengths; it may reach beyond the video."""
+    start, end = runs[:, :1], runs[:, 1:]
+    return np.concatenate([start - length, start], axis=1), np.concatenate([end, end + length], axis=1)
+
+
+def as_released(own: Model, others: Sequence[Model], meta: Meta) -> Detections:
     """The rule of the authors' code, with one other model (the other stream) or none.
 
-    n snippets, at least `config.min_snippets` and at most `config.max_snippets`, spread evenly over the video (repeated
-    in a short one). A class activation is `attention * sigmoid(features @ kernel)`. Signals are interpolated between
-    snippets, `config.upsample` values for each. Runs of `0.8 * own activation + 0.2 * attention^2` (smoothed by a
-    Gaussian of `config.smooth` values, if that is not 0) above the stream's `mask_threshold` are segments. The score of
-    a value is attention times the streams' mean activation, `own_share` being the weight of this stream, and both with
-    this stream's attention; that of a segment its mean over it, minus `config.eta` times the means over its flanks, a
-    quarter of the length (rounded down) and 1 longer each, where a flank at the end of the video has 0.
+    n snippets, at least `min_snippets` and at most `max_snippets`, spread evenly over the video (repeated in a short
+    one). A class activation is `attention * sigmoid(features @ kernel)`. Signals are interpolated between snippets,
+    `upsample` values for each. Runs of `0.8 * own activation + 0.2 * attention^2` (smoothed by a Gaussian of `smooth`
+    values, if that is not 0) above `mask_threshold` are segments. The score of a value is attention times the streams'
+    mean activation, `own_share` being the weight of this stream, and both with this stream's attention; that of a
+    segment its mean over it, minus `eta` times the means over its flanks, a quarter of the length (rounded down) and 1
+    longer each, where a flank at the end of the video has 0.
 
     Differs in that class 0 is treated as others are, and that a segment may be the first value alone. The classes are
     those of all snippets.
+
+    Args:
+      own: this stream's scores and options.
+      others: those of the other streams.
+      meta: of the same video.
     """
+    scores, options = own
     length = meta.length
-    n = int(np.clip(length, config.min_snippets, config.max_snippets))
+    n = int(np.clip(length, options.min_snippets, options.max_snippets))
     chosen = np.arange(n) * length // n
-    attention = np.asarray(own.attention, np.float64)[chosen]
-    classes = localize.predicted_classes(own.video_score, config.reject)
+    attention = np.asarray(scores.attention, np.float64)[chosen, None]
+    classes = localize.predicted_classes(scores.video_score, options.reject)
 
-    def activation(scores):
-        return attention[:, None] * np.asarray(scores.extras["tcam"], np.float64)[chosen][:, classes]
-
-    def upsample(x):
-        """Linear, and beyond the last snippet as between the last two."""
-        x = np.concatenate([x, 2 * x[-1:] - x[-2:][:1]])
-        at = np.arange(n * config.upsample) / config.upsample
-        return np.stack([np.interp(at, np.arange(n + 1), column) for column in x.T], axis=1)
+    def activation(model):
+        return attention * np.asarray(model.scores.extras.tcam, np.float64)[chosen][:, classes]
 
     signal = activation(own)
-    share = float(own.extras["own_share"]) if others else 1.0
+    share = options.own_share if others else 1.0
     mixed = share * signal + (1 - share) * sum(activation(other) for other in others) / max(len(others), 1)
-    level = upsample(0.8 * signal + 0.2 * attention[:, None] ** 2)
-    if config.smooth:
-        level = gaussian_filter1d(level, config.smooth, axis=0)
-    values = upsample(attention[:, None] * mixed)
-    sums = np.concatenate([np.zeros((1, len(classes))), np.cumsum(values, axis=0)])
+    level = localize.upsample(0.8 * signal + 0.2 * attention**2, options.upsample)
+    if options.smooth:
+        level = gaussian_filter1d(level, options.smooth, axis=0)
+    values = localize.upsample(attention * mixed, options.upsample)
     found = []
-    for i in range(len(classes)):
-        runs = localize.components(level[:, i] > own.extras["mask_threshold"])
-        start, end = runs.T
-        flank = (end - start) // 4 + 1
-
-        def mean(first, last, total=sums[:, i]):
-            first, last = first.clip(0, len(values)), last.clip(0, len(values))
-            return (total[last] - total[first]) / np.maximum(last - first, 1)
-
-        score = mean(start, end) - config.eta * (mean(start - flank, start) + mean(end, end + flank))
-        found.append(detections(runs * (length / (n * config.upsample)), score[:, None], classes[i : i + 1], meta))
-    return Detections(*(np.concatenate(parts) for parts in zip(*found)))
-
-
-def detections(
-    runs: Float[np.ndarray, "k 2"] | Int[np.ndarray, "k 2"],
-    score: Float[np.ndarray, "k c"],
-    classes: Int[np.ndarray, " c"],
-    meta: Meta,
-) -> Detections:
-    """A detection of each run, between edges of snippets, and class; without those that have no length in the video."""
-    segments = snippet_to_seconds(runs - 0.5, meta).clip(0, meta.duration)
-    real = segments[:, 0] < segments[:, 1]
-    segments, score = segments[real], score[real]
-    labels = np.tile(classes, len(segments))
-    return Detections(np.repeat(segments, len(classes), axis=0), labels, score.ravel())
+    for i, c in enumerate(classes):
+        runs = localize.components(level[:, i] > options.mask_threshold)
+        around = flanks(runs, np.diff(runs) // 4 + 1)
+        before, after = (localize.run_means(values[:, i], flank) for flank in around)
+        score = localize.run_means(values[:, i], runs) - options.eta * (before + after)
+        found.append(localize.detections(runs * (length / len(level)), c, score, meta))
+    return localize.join(found)

@@ -30,6 +30,7 @@ A training step costs 4 products of [M d] with [K d] per video and stream, and s
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,14 +40,23 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from wsal_jax import layers, localize
-from wsal_jax.method import Method, Params, Phase, Spec
-from wsal_jax.times import snippet_to_seconds
-from wsal_jax.types import Detections, InputError, Meta, Scores, Video
+from wsal_jax.method import Method, Params, Phase, Spec, Step
+from wsal_jax.types import Detections, InputError, Meta, Model, Scores, Video
 
 SCORES = ("csc", "cam", "attention")
 
 TINY = 1e-12
 """The square of the length below which a vector is one of length 0."""
+
+
+class Extras(NamedTuple):
+    """What Algorithms 1 and 2 leave for `revise` and `propose`."""
+
+    winners: Float[Any, "q k"]
+    """Of the q best classes, what Algorithm 2 selects on the grid (`winners_out`)."""
+    classes: Int[Any, " q"]
+    length: Int[Any, ""]
+    """Of the video."""
 
 
 def attend(logits: Float[Array, "m k"], mask: Float[Array, " k"]) -> Float[Array, "m k"]:
@@ -170,18 +180,15 @@ def method(config: ConfigDict) -> Method:
             streams.append((heads, logits, features, kernel))
         return streams, video.mask[at]
 
-    def loss(
-        params: Params, video: Video, key: PRNGKeyArray, epoch: Int[Array, ""]
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    def loss(params: Params, video: Video, step: Step) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Eq. 6 for one video; without a label there is nothing to classify."""
-        del epoch
         streams, mask = on_grid(params, video)
         logits, penalty = params["classifier"]["bias"], 0.0
         for i, (heads, attention_logits, features, kernel) in enumerate(streams):
             attention = attend(attention_logits, mask)
             pooled = attention @ features
             scale, shift = shifting_operation(heads, pooled)
-            kept = jax.random.bernoulli(jax.random.fold_in(key, i), 1 - config.dropout, pooled.shape)
+            kept = jax.random.bernoulli(jax.random.fold_in(step.key, i), 1 - config.dropout, pooled.shape)
             outputs = (scale[:, None] * pooled + shift[:, None]) * kept / (1 - config.dropout)
             logits = logits + jnp.einsum("md,mdc->c", outputs, kernel)
             penalty = penalty + redundancy(attention)
@@ -196,8 +203,7 @@ def method(config: ConfigDict) -> Method:
     def score(params: Params, video: Video) -> Scores:
         """`cas` is the score of the first step; `attention` the mean of all heads of all streams, over its maximum.
 
-        `extras`: "evidence", from a segment alone; "winners" [q k], of the q best classes, "classes" [q], what
-        Algorithm 2 selects on the grid (`winners_out`); "length", of the video.
+        `evidence` is the probability of a segment alone.
         """
         streams, mask = on_grid(params, video)
         responses = [jnp.einsum("kd,mdc->kmc", features, kernel) for _, _, features, kernel in streams]
@@ -229,27 +235,26 @@ def method(config: ConfigDict) -> Method:
         attention = sum(attend(stream[1], mask).mean(axis=0) for stream in streams)
         attention = attention / jnp.maximum(attention.max(), jnp.finfo(attention.dtype).tiny)
         at = layers.off_grid(video.length, size, len(video.mask))
-        extras = {
-            "evidence": jax.nn.softmax(alone)[at] * video.mask[:, None],
-            "winners": jax.vmap(select)(classes),
-            "classes": classes,
-            "length": video.length,
-        }
+        there = video.mask[:, None]
         return Scores(
-            video_score, importance(mask, responses)[at] * video.mask[:, None], attention[at] * video.mask, extras
+            video_score,
+            importance(mask, responses)[at] * there,
+            attention[at] * video.mask,
+            Extras(jax.vmap(select)(classes), classes, video.length),
+            jax.nn.softmax(alone)[at] * there,
         )
 
     def revise(keep: Float[Array, " n"], scores: Scores, labels: Float[Array, " c"]) -> Float[Array, " n"]:
         """Algorithm 1, lines 4 to 10: takes the winners of each true class out of what is left."""
-        count = jnp.maximum(1, jnp.round(config.share * scores.extras["length"])).astype(int)
+        count = jnp.maximum(1, jnp.round(config.share * scores.extras.length)).astype(int)
         won = jax.vmap(winners, (1, None), 1)(scores.cas * keep[:, None], count)
         return keep * ~(won & (labels > 0)).any(axis=1)
 
     phases = (Phase("train", loss, ("attention", "classifier")),)
-    return Method(init, phases, score, propose, rounds=config.rounds, revise=revise)
+    return Method(init, phases, score, propose, config.rounds, revise)
 
 
-def propose(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
+def propose(models: Sequence[Model], fused: Model, meta: Meta) -> Detections:
     """Adjacent selected segments of a class are a detection, scored by their mean score (eq. 11).
 
     Segment k of K is [k, k + 1) * n / K of the n snippets, clipped to the video. There is nothing to suppress, as
@@ -257,18 +262,16 @@ def propose(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
     left to `localize.propose`.
 
     Args:
-      scores: of one video without padding (extras with it), NumPy.
+      models: for `localize.propose`.
+      fused: with `Extras`, or without if it is several models; options for `localize.propose`.
       meta: of the same video.
-      config: `config.localize`, for `localize.propose`.
     """
-    if "winners" not in scores.extras:
-        return localize.propose(scores, meta, config)
+    extras = fused.scores.extras
+    if extras is None:
+        return localize.propose(models, fused, meta)
     found = []
-    for c, selected in zip(scores.extras["classes"], np.asarray(scores.extras["winners"], np.float64)):
+    for c, selected in zip(extras.classes, np.asarray(extras.winners, np.float64)):
         runs = localize.components(selected > 0)
-        total = np.cumsum(np.append(0, selected))
-        score = (total[runs[:, 1]] - total[runs[:, 0]]) / (runs[:, 1] - runs[:, 0])
-        segments = snippet_to_seconds(runs * meta.length / len(selected) - 0.5, meta).clip(0, meta.duration)
-        real = segments[:, 0] < segments[:, 1]
-        found.append(Detections(segments[real], np.full(real.sum(), c), score[real]))
-    return Detections(*(np.concatenate(parts) for parts in zip(*found)))
+        score = localize.run_means(selected, runs)
+        found.append(localize.detections(runs * meta.length / len(selected), c, score, meta))
+    return localize.join(found)

@@ -14,21 +14,22 @@ Where we differ from the paper, for all five alike:
   videos. STPN and MAAN do not say what they do against it; STAR and IWO-Net drop 0.8.
 """
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 from scipy.special import expit
 
 from wsal_jax import aggregate, localize
-from wsal_jax.fuse import fuse_models
 from wsal_jax.layers import Attention
 from wsal_jax.losses import binary_cross_entropy
-from wsal_jax.method import Method, Params, Phase, Spec
-from wsal_jax.times import snippet_to_seconds
-from wsal_jax.types import Detections, InputError, Meta, Scores, Video
+from wsal_jax.method import Method, Params, Phase, Spec, Step
+from wsal_jax.types import Detections, InputError, Meta, Model, Scores, Video
 
 MEANS = {
     "maan": aggregate.marginalized_average,
@@ -37,6 +38,13 @@ MEANS = {
 }
 SUMS = ("stpn", "dropout", "stpn_mean")
 ACTIVATIONS = {"leaky_relu": nn.leaky_relu, "relu": nn.relu}
+
+
+class Extras(NamedTuple):
+    """What `as_released` wants."""
+
+    logits: Float[Any, "n c"]
+    """Of each snippet, without bias."""
 
 
 def method(config: ConfigDict) -> Method:
@@ -75,12 +83,9 @@ def method(config: ConfigDict) -> Method:
             "classifier": nn.Dense(spec.num_classes).init(classifier_key, features)["params"],
         }
 
-    def loss(
-        params: Params, video: Video, key: PRNGKeyArray, epoch: Int[Array, ""]
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    def loss(params: Params, video: Video, step: Step) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Eq. 10 for one video, plus `sparsity` times the mean attention (STPN's L1)."""
-        del epoch
-        dimension_key, snippet_key = jax.random.split(key)
+        dimension_key, snippet_key = jax.random.split(step.key)
         kept = jax.random.bernoulli(dimension_key, 1 - config.dropout, video.features.shape[1:])
         video = video._replace(features=video.features * kept / (1 - config.dropout))
         attention = attend(params, video)
@@ -98,53 +103,41 @@ def method(config: ConfigDict) -> Method:
         attention = attend(params, video)
         video_score = nn.sigmoid(classify(params, pool(attention, video), video.labels.size))
         evidence = nn.sigmoid(classify(params, video.features, video.labels.size))
-        extras = {"evidence": evidence * video.mask[:, None]}
+        there = video.mask[:, None]
         if not released:
-            return Scores(video_score, attention[:, None] * evidence, attention, extras)
+            return Scores(video_score, attention[:, None] * evidence, attention, evidence=evidence * there)
         logits = video.features @ params["classifier"]["kernel"]
-        extras |= {"logits": logits * video.mask[:, None]}
-        return Scores(video_score, attention[:, None] * nn.sigmoid(logits), attention, extras)
+        cas = attention[:, None] * nn.sigmoid(logits)
+        return Scores(video_score, cas, attention, Extras(logits * there), evidence * there)
 
     phases = (Phase("train", loss, ("attention", "classifier")),)
-    return Method(init, phases, score, as_released, fuse=fuse_models) if released else Method(init, phases, score)
+    return Method(init, phases, score, as_released) if released else Method(init, phases, score)
 
 
-def as_released(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
+def as_released(models: Sequence[Model], fused: Model, meta: Meta) -> Detections:
     """The rule of the reproduction of STPN whose weights are published.
 
-    `config.snippets` of a video, evenly spaced (repeated in a short one), are interpolated linearly to
-    `config.upsample` values each. Of each model and each class whose video score is at least `config.reject` (of all
-    snippets, where the released code has `config.snippets`; the best class is never rejected, unlike there), a run of
-    values with attention * sigmoid(logit) of at least `config.thresholds[0]` is a segment. Its score is the mean of the
-    model's attention times the mean logit, without bias, of all models; it can be negative. `localize.nms` of each
-    class over all models together.
+    `snippets` of a video, evenly spaced (repeated in a short one), are interpolated linearly to `upsample` values each.
+    Of each model and each class whose video score is at least `reject` (of all snippets, where the released code has
+    `snippets`; the best class is never rejected, unlike there), a run of values with attention * sigmoid(logit) of at
+    least `thresholds[0]` is a segment. Its score is the mean of the model's attention times the mean logit, without
+    bias, of all models; it can be negative. `localize.nms` of each class over all models together.
 
     Args:
-      scores: of one video without padding (extras with it), NumPy; of one model, or of several from `fuse.fuse_models`.
+      models: each one's scores, with `Extras`.
+      fused: options alone.
       meta: of the same video.
-      config: `config.localize`.
     """
-    models = scores.extras.get("models", (scores,))
-    chosen = np.arange(config.snippets) * meta.length // config.snippets
-    logits = [np.asarray(model.extras["logits"], np.float64)[chosen] for model in models]
-
-    def upsample(x):
-        """Beyond the last snippet as between the last two."""
-        x = np.concatenate([x, 2 * x[-1:] - x[-2:][:1]])
-        at = np.arange(config.snippets * config.upsample) / config.upsample
-        return np.stack([np.interp(at, np.arange(len(x)), column) for column in x.T], axis=1)
-
+    options = fused.options
+    chosen = np.arange(options.snippets) * meta.length // options.snippets
+    logits = [np.asarray(model.scores.extras.logits, np.float64)[chosen] for model in models]
     found = []
-    for model, own in zip(models, logits):
-        attention = np.asarray(model.attention, np.float64)[chosen, None]
-        level = upsample(attention * expit(own))
-        total = np.cumsum(upsample(attention * np.mean(logits, axis=0)), axis=0)
-        total = np.concatenate([np.zeros((1, total.shape[1])), total])
-        for c in localize.predicted_classes(model.video_score, config.reject):
-            runs = localize.components(level[:, c] >= config.thresholds[0])
-            score = (total[runs[:, 1], c] - total[runs[:, 0], c]) / (runs[:, 1] - runs[:, 0])
-            edges = runs * (meta.length / len(level)) - 0.5
-            segments = snippet_to_seconds(edges, meta).clip(0, meta.duration)
-            real = segments[:, 0] < segments[:, 1]
-            found.append(Detections(segments[real], np.full(real.sum(), c), score[real]))
-    return localize.nms_by_class(Detections(*(np.concatenate(parts) for parts in zip(*found))), config.nms)
+    for (scores, own), logit in zip(models, logits):
+        attention = np.asarray(scores.attention, np.float64)[chosen, None]
+        level = localize.upsample(attention * expit(logit), options.upsample)
+        value = localize.upsample(attention * np.mean(logits, axis=0), options.upsample)
+        for c in localize.predicted_classes(scores.video_score, own.reject):
+            runs = localize.components(level[:, c] >= own.thresholds[0])
+            score = localize.run_means(value[:, c], runs)
+            found.append(localize.detections(runs * (meta.length / len(level)), c, score, meta))
+    return localize.nms_by_class(localize.join(found), options.nms)

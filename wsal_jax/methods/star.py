@@ -23,7 +23,7 @@ Where we differ from the paper, or it is silent:
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -33,22 +33,20 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from wsal_jax import localize
-from wsal_jax.fuse import fuse_models
 from wsal_jax.layers import grid, off_grid
-from wsal_jax.method import Method, Params, Phase, Spec
-from wsal_jax.times import snippet_to_seconds
-from wsal_jax.types import Detections, InputError, Meta, Scores, Video
+from wsal_jax.method import Method, Params, Phase, Spec, Step
+from wsal_jax.types import Detections, InputError, Meta, Model, Scores, Video
+
+if TYPE_CHECKING:
+    from wsal_jax.data.pipeline import Dataset
 
 TERMS = ("spa", "cov", "ram")
 LOCALIZATIONS = ("attended", "attention", "gradcam")
 ASSEMBLIES = ("sum", "mean")
 TINY = 1e-6
 
-Cell = Callable[[Params, Any, Array], tuple[Any, Array]]
-"""`cell(params, state, input) -> (state, output)`."""
 
-
-class Step(NamedTuple):
+class Said(NamedTuple):
     """What the decoder says at a step."""
 
     attention: Float[Array, " N"]
@@ -125,8 +123,7 @@ def step(
     token: Int[Array, ""],
     first: Bool[Array, ""],
     assembly: str,
-    cell: Cell = lstm,
-) -> tuple[Any, Step, Callable[[Array], Array], Float[Array, " d"]]:
+) -> tuple[Any, Said, Callable[[Array], Array], Float[Array, " d"]]:
     """A step of the decoder, eqs. 1, 5, 8 and 9.
 
     Args:
@@ -139,7 +136,6 @@ def step(
       token: y_{t-1}, or the number of classes at the first step.
       first: whether this is the first step.
       assembly: see `assemble`.
-      cell: the recurrent cell.
 
     Returns:
       The cell's new state; what the step says; its logits as a function of x_t, all else as it was; x_t.
@@ -151,11 +147,11 @@ def step(
     others = [decoder["embedding"][token]] + ([ram[None]] if "ram" in params else [])
 
     def run(x):
-        new, h = cell(decoder["cell"], state, jnp.concatenate([x, *others]))
+        new, h = lstm(decoder["cell"], state, jnp.concatenate([x, *others]))
         return new, h @ decoder["out"]["kernel"] + decoder["out"]["bias"]
 
     state, logits = run(x)
-    return state, Step(attention, logits, ram), lambda x: run(x)[1], x
+    return state, Said(attention, logits, ram), lambda x: run(x)[1], x
 
 
 def start(params: Params) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
@@ -170,15 +166,14 @@ def teach(
     mask: Float[Array, " N"],
     tokens: Int[Array, " t"],
     assembly: str,
-    cell: Cell = lstm,
-) -> Step:
+) -> Said:
     """All steps [t ...] of a decoder that is told the class of the step before, `tokens[t - 1]`."""
     projected = features @ params["attention"]["features"]
     num_classes = params["decoder"]["embedding"].shape[0] - 1
 
     def body(carry, token):
         state, before, told, first = carry
-        state, said, *_ = step(params, features, projected, mask, state, before, told, first, assembly, cell)
+        state, said, *_ = step(params, features, projected, mask, state, before, told, first, assembly)
         return (state, said.attention, token, jnp.array(False)), said
 
     carry = (start(params), jnp.zeros_like(mask), jnp.int32(num_classes), jnp.array(True))
@@ -203,7 +198,6 @@ def decode(
     mask: Float[Array, " N"],
     num_steps: int,
     assembly: str,
-    cell: Cell = lstm,
 ) -> Decoded:
     """Greedy decoding with ST-GradCAM in each step; what comes after the end means nothing."""
     projected = features @ params["attention"]["features"]
@@ -211,7 +205,7 @@ def decode(
 
     def body(carry, _):
         state, before, token, first, used, over = carry
-        args = state, before, token, first, assembly, cell
+        args = state, before, token, first, assembly
         state, said, logits_of, x = step(params, features, projected, mask, *args)
         possible = ~used.at[end].set(first)
         probability = nn.softmax(jnp.where(possible, said.logits, -jnp.inf))
@@ -303,14 +297,11 @@ def method(config: ConfigDict) -> Method:
             params["ram"] = {"weight": jnp.float32(1 / config.segments)}
         return params
 
-    def loss(
-        params: Params, video: Video, key: PRNGKeyArray, epoch: Int[Array, ""]
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    def loss(params: Params, video: Video, step: Step) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Eqs. 15 to 18 for one video; the metrics are the terms with their weights, and the mean attention."""
-        del epoch
         features, mask = on_grid(video)
         if config.dropout:
-            kept = jax.random.bernoulli(key, 1 - config.dropout, features.shape[1:])
+            kept = jax.random.bernoulli(step.key, 1 - config.dropout, features.shape[1:])
             features = features * (kept / (1 - config.dropout))
         wanted, valid = targets(video.labels, min(config.max_classes, video.labels.size) + 1)
         said = teach(params, features, mask, wanted, config.assembly)
@@ -332,8 +323,8 @@ def method(config: ConfigDict) -> Method:
         """Each class by the step that belongs to it (`step_of_class`); segments stand for the snippets around them.
 
         The video score is the probability of the class at its step, among what could be chosen there. The CAS is the
-        sequence that segments are looked for in; the attention the largest of those steps that chose a class. Extras,
-        each [n c]: `class_attention`, `gradcam` (xi of eq. 13, of each snippet itself) and its sigmoid, `evidence`.
+        sequence that segments are looked for in; the attention the largest of those steps that chose a class; the
+        evidence the sigmoid of xi of eq. 13, of each snippet itself.
         """
         features, mask = on_grid(video)
         num_classes = video.labels.size
@@ -347,58 +338,54 @@ def method(config: ConfigDict) -> Method:
         chosen = (decoded.token < num_classes)[:, None]
         agnostic = jnp.where(chosen, decoded.attention, 0).max(axis=0)[at] * video.mask
         cas = {"attended": attention * evidence, "attention": attention, "gradcam": evidence}[config.localization]
-        extras = {"class_attention": attention, "gradcam": xi, "evidence": evidence}
-        return Scores(decoded.probability[of_class, jnp.arange(num_classes)], cas, agnostic, extras)
+        video_score = decoded.probability[of_class, jnp.arange(num_classes)]
+        return Scores(video_score, cas, agnostic, None, evidence, attention)
 
-    groups = ("attention", "decoder", *(["ram"] if counted else []))
-    without = "+".join(["stem", *(term for term in terms if term in ("spa", "cov"))])
-    return Method(
-        init,
-        (Phase("train", loss, groups),),
-        score,
-        propose,
-        fuse=fuse,
-        uses_counts=f"train without RAM: --config=configs/star.py:terms={without}" if counted else "",
-        max_labels=config.max_classes,
-    )
+    def check_data(data: "Dataset") -> None:
+        """Raises InputError: counts are wanted and not known, or a video has more classes than `max_classes`."""
+        unknown = [meta.id for meta, counts in zip(data.metas, data.counts) if counts.min() < 0]
+        if counted and unknown:
+            raise InputError(
+                f"star learns from how often each class occurs in a training video, which is not known of "
+                f"{len(unknown)} of {len(data.metas)} (the first is {unknown[0]}): annotate them, or train without "
+                f"RAM: --config=configs/star.py:terms={'+'.join(term for term in terms if term != 'ram')}"
+            )
+        most = data.labels.sum(axis=1)
+        if most.max() > config.max_classes:
+            raise InputError(
+                f"config.method.max_classes={config.max_classes}: the training video {data.metas[most.argmax()].id} "
+                f"has {int(most.max())} classes; give at least as many"
+            )
+
+    phases = (Phase("train", loss, ("attention", "decoder", *(["ram"] if counted else []))),)
+    supervision = "video labels and counts" if counted else "video labels"
+    return Method(init, phases, score, propose, check=check_data, supervision=supervision)
 
 
-def fuse(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
-    """`fuse_models`, and the weighted mean of the class attentions: eq. 14 with lambda the share of a weight."""
-    fused = fuse_models(scores, weights)
-    attention = np.average([one.extras["class_attention"] for one in scores], axis=0, weights=weights)
-    return fused._replace(extras={**fused.extras, "class_attention": attention})
-
-
-def propose(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
+def propose(models: Sequence[Model], fused: Model, meta: Meta) -> Detections:
     """Section 3.2: segments from each model's localization sequence, scored by eq. 14, thinned out over all models.
 
     A class is looked for in every model if its fused video score is high enough (`localize.predicted_classes`). Runs of
-    snippets with a CAS above `config.thresholds` times its largest value are segments. The score is the mean, over the
-    run, of the fused attention times the model's sigmoid(xi); with `config.localization` "attention" or "gradcam", of
-    that factor alone. Eq. 14 does not have the fused video score of the class; with `config.confidence` it is a factor.
-    `config.soft_nms` is not used.
+    snippets with a CAS above `thresholds` times its largest value are segments. The score is the mean, over the run, of
+    the fused class attention (eq. 14 with lambda the share of a weight) times the model's sigmoid(xi); with
+    `localization` "attention" or "gradcam", of that factor alone. Eq. 14 does not have the fused video score of the
+    class; with `confidence` it is a factor. `soft_nms` is not used.
 
     Args:
-      scores: of one video without padding (extras with it), NumPy; of one model, or of several from `fuse`.
+      models: each one's scores, and its options but for `reject` and `nms`.
+      fused: their fused scores, options `reject` and `nms`.
       meta: of the same video.
-      config: `config.localize`.
     """
-    n = meta.length
-    attention = np.asarray(scores.extras["class_attention"][:n], np.float64)
-    found = [Detections(np.zeros((0, 2)), np.zeros(0, int), np.zeros(0))]
-    for model in scores.extras.get("models", (scores,)):
-        evidence = np.asarray(model.extras["evidence"][:n], np.float64)
-        values = {"attended": attention * evidence, "attention": attention, "gradcam": evidence}[config.localization]
-        for c in localize.predicted_classes(scores.video_score, config.reject):
-            cas = model.cas[:, c]
-            runs = [localize.components(cas > threshold * cas.max()) for threshold in config.thresholds]
-            runs = np.concatenate(runs)
-            total = np.append(0, np.cumsum(values[:, c]))
-            score = (total[runs[:, 1]] - total[runs[:, 0]]) / (runs[:, 1] - runs[:, 0])
-            if config.confidence:
-                score *= scores.video_score[c]
-            segments = snippet_to_seconds(runs - 0.5, meta).clip(0, meta.duration)
-            real = segments[:, 0] < segments[:, 1]
-            found.append(Detections(segments[real], np.full(real.sum(), c), score[real]))
-    return localize.nms_by_class(Detections(*(np.concatenate(parts) for parts in zip(*found))), config.nms)
+    attention = np.asarray(fused.scores.class_attention, np.float64)
+    found = []
+    for scores, options in models:
+        evidence = np.asarray(scores.evidence, np.float64)
+        values = {"attended": attention * evidence, "attention": attention, "gradcam": evidence}[options.localization]
+        for c in localize.predicted_classes(fused.scores.video_score, fused.options.reject):
+            cas = scores.cas[:, c]
+            runs = localize.runs_above(cas, [threshold * cas.max() for threshold in options.thresholds])
+            score = localize.run_means(values[:, c], runs)
+            if options.confidence:
+                score *= fused.scores.video_score[c]
+            found.append(localize.detections(runs, c, score, meta))
+    return localize.nms_by_class(localize.join(found), fused.options.nms)
