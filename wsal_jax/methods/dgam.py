@@ -18,17 +18,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 from ml_collections import ConfigDict
 from scipy.ndimage import gaussian_filter1d
 
 from wsal_jax import localize
-from wsal_jax.layers import Attention
+from wsal_jax.layers import attend, dense, drop_dimensions, init_attention, init_dense
 from wsal_jax.method import Method, Params, Phase, Spec, Step
 from wsal_jax.types import Detections, Meta, Model, Scores, Video
 
@@ -42,11 +42,6 @@ class Extras(NamedTuple):
     """Of each snippet."""
     tcam: Float[Any, "n c"]
     """Their sigmoid, without bias, as the authors' code has it."""
-
-
-def dense(layer: Params, x: Float[Array, "n i"]) -> Float[Array, "n o"]:
-    """A fully-connected layer."""
-    return x @ layer["kernel"] + layer["bias"]
 
 
 def dense_given(layer: Params, x: Float[Array, "n i"], given: Float[Array, " n"]) -> Float[Array, "n o"]:
@@ -68,7 +63,7 @@ def products(x: Float[Array, "n i"], *kernels: Float[Array, "i _"]) -> list[Floa
 def init_layers(key: PRNGKeyArray, **sizes: tuple[int, int]) -> Params:
     """Fully-connected layers by name, of (inputs, outputs)."""
     keys = jax.random.split(key, len(sizes))
-    return {name: nn.Dense(o).init(k, jnp.zeros((1, i)))["params"] for k, (name, (i, o)) in zip(keys, sizes.items())}
+    return {name: init_dense(k, *size) for k, (name, size) in zip(keys, sizes.items())}
 
 
 def encode(
@@ -203,6 +198,89 @@ def guide_loss(
     return masked_mean(jnp.abs(attention[:, None] - guides).sum(1), mask)
 
 
+def attend_and_classify(
+    params: Params, features: Float[Array, "n d"], mask: Float[Array, " n"]
+) -> tuple[Float[Array, " n"], Float[Array, "n k"]]:
+    """The attention, and the class activation without its bias."""
+    layers, kernel = params["attention"], params["classifier"]["kernel"]
+    hidden, activation = products(features, layers["hidden"]["kernel"], kernel)
+    logits = dense(layers["out"], nn.relu(hidden + layers["hidden"]["bias"]))
+    return nn.sigmoid(logits)[:, 0] * mask, activation
+
+
+def warm(config: ConfigDict, epoch: Int[Array, ""]) -> Float[Array, ""] | float:
+    return jnp.minimum(epoch / config.warmup, 1) if config.warmup else 1.0
+
+
+def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
+    keys = jax.random.split(key, 4)
+    d, k = sum(spec.dims), spec.num_classes + 1
+    z, h = config.latent, config.cvae_hidden
+    params = {
+        "attention": init_attention(keys[0], d, config.hidden),
+        "classifier": init_dense(keys[1], d, k),
+    }
+    if config.gamma1 > 0:
+        params["encoder"] = init_layers(keys[2], hidden0=(d + 1, h), hidden1=(h, h), out=(h, 2 * z))
+        params["decoder"] = init_layers(keys[3], hidden0=(z + 1, h), hidden1=(h, h), out=(h, d))
+    return params
+
+
+def loss_cvae(
+    config: ConfigDict, params: Params, video: Video, step: Step
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Eq. 10, warmed up; the attention is taken as it is."""
+    features, mask = video.features, video.mask
+    attention = jax.lax.stop_gradient(attend(params["attention"], features, nn.relu) * mask)
+    noise = jax.random.normal(step.key, (len(mask), config.latent), features.dtype)
+    error, divergence = cvae_loss(
+        params["encoder"], params["decoder"], features, attention, mask, noise, config.r, config.beta
+    )
+    total = error + divergence
+    metrics = {"loss": total, "reconstruction": error, "divergence": divergence}
+    return config.cvae_weight * warm(config, step.epoch) * total, metrics
+
+
+def loss_attention(
+    config: ConfigDict, params: Params, video: Video, step: Step
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Eq. 16, L_re warmed up."""
+    features, mask = video.features, video.mask
+    noise_key, dropout_key = jax.random.split(step.key)
+    seen = drop_dimensions(dropout_key, features, config.dropout)
+    attention, activation = attend_and_classify(params, seen, mask)
+    bias = params["classifier"]["bias"]
+    foreground, background = discriminative_losses(
+        activation, bias, attention, mask, video.labels, config.foreground_epsilon
+    )
+    total = config.foreground * foreground + config.alpha * background
+    metrics = {"foreground": foreground, "background": background, "attention": masked_mean(attention, mask)}
+    if config.gamma2:
+        metrics["guide"] = guide_loss(activation + bias, attention, mask, video.labels, config.sigma)
+        total += config.gamma2 * metrics["guide"]
+    if config.gamma1 > 0:
+        noise = jax.random.normal(noise_key, (len(mask), config.latent), features.dtype)
+        metrics["reconstruction"] = reconstruction_loss(params["decoder"], features, attention, mask, noise, config.r)
+        total += config.gamma1 * warm(config, step.epoch) * metrics["reconstruction"]
+    return total, {"loss": total, **metrics}
+
+
+def score(config: ConfigDict, params: Params, video: Video) -> Scores:
+    """The video score is softmax of the logits of x_fg (without background); the CAS is attention times TCAM.
+
+    TCAM is the softmax over classes and background of eq. 13, unsmoothed; by the released rule a sigmoid.
+    """
+    mask = video.mask[:, None]
+    attention, activation = attend_and_classify(params, video.features, video.mask)
+    bias = params["classifier"]["bias"]
+    video_score = nn.softmax(pool(attention, activation, bias))[:-1]
+    evidence = nn.softmax(activation + bias)[:, :-1] * mask
+    tcam = nn.sigmoid(activation)[:, :-1] * mask  # without the bias
+    factor = tcam if config.proposals == "released" else evidence
+    extras = Extras((activation + bias) * mask, tcam)
+    return Scores(video_score, attention[:, None] * factor, attention, extras, evidence)
+
+
 def method(config: ConfigDict) -> Method:
     """`config`: hidden, units of the attention; latent, dimensions of z; cvae_hidden, units of the CVAE's layers; r and
     beta of the CVAE; foreground, alpha, gamma1 and gamma2, the weights of L_fg, L_bg, L_re and L_guide; sigma, of the
@@ -212,97 +290,11 @@ def method(config: ConfigDict) -> Method:
 
     With gamma1 = 0 there is no CVAE, and no phase for it.
     """
-    attention_module = Attention(config.hidden, nn.relu)
-    generative = config.gamma1 > 0
-    released = config.proposals == "released"
-
-    def attend(params: Params, features: Float[Array, "n d"], mask: Float[Array, " n"]) -> Float[Array, " n"]:
-        return attention_module.apply({"params": params["attention"]}, features) * mask
-
-    def attend_and_classify(
-        params: Params, features: Float[Array, "n d"], mask: Float[Array, " n"]
-    ) -> tuple[Float[Array, " n"], Float[Array, "n k"]]:
-        """`attend`, and the class activation without its bias."""
-        layers, kernel = params["attention"], params["classifier"]["kernel"]
-        hidden, activation = products(features, layers["hidden"]["kernel"], kernel)
-        logits = dense(layers["out"], nn.relu(hidden + layers["hidden"]["bias"]))
-        return nn.sigmoid(logits)[:, 0] * mask, activation
-
-    def warm(epoch: Int[Array, ""]) -> Float[Array, ""] | float:
-        return jnp.minimum(epoch / config.warmup, 1) if config.warmup else 1.0
-
-    def init(key: PRNGKeyArray, spec: Spec) -> Params:
-        keys = jax.random.split(key, 4)
-        d, k = sum(spec.dims), spec.num_classes + 1
-        z, h = config.latent, config.cvae_hidden
-        params = {
-            "attention": attention_module.init(keys[0], jnp.zeros((1, d)))["params"],
-            "classifier": init_layers(keys[1], out=(d, k))["out"],
-        }
-        if generative:
-            params["encoder"] = init_layers(keys[2], hidden0=(d + 1, h), hidden1=(h, h), out=(h, 2 * z))
-            params["decoder"] = init_layers(keys[3], hidden0=(z + 1, h), hidden1=(h, h), out=(h, d))
-        return params
-
-    def loss_cvae(params: Params, video: Video, step: Step) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Eq. 10, warmed up; the attention is taken as it is."""
-        features, mask = video.features, video.mask
-        attention = jax.lax.stop_gradient(attend(params, features, mask))
-        noise = jax.random.normal(step.key, (len(mask), config.latent), features.dtype)
-        error, divergence = cvae_loss(
-            params["encoder"], params["decoder"], features, attention, mask, noise, config.r, config.beta
-        )
-        total = error + divergence
-        metrics = {"loss": total, "reconstruction": error, "divergence": divergence}
-        return config.cvae_weight * warm(step.epoch) * total, metrics
-
-    def loss_attention(
-        params: Params, video: Video, step: Step
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Eq. 16, L_re warmed up."""
-        features, mask = video.features, video.mask
-        noise_key, dropout_key = jax.random.split(step.key)
-        seen = features
-        if config.dropout:
-            kept = jax.random.bernoulli(dropout_key, 1 - config.dropout, features.shape[1:])
-            seen = features * (kept / (1 - config.dropout))
-        attention, activation = attend_and_classify(params, seen, mask)
-        bias = params["classifier"]["bias"]
-        foreground, background = discriminative_losses(
-            activation, bias, attention, mask, video.labels, config.foreground_epsilon
-        )
-        total = config.foreground * foreground + config.alpha * background
-        metrics = {"foreground": foreground, "background": background, "attention": masked_mean(attention, mask)}
-        if config.gamma2:
-            metrics["guide"] = guide_loss(activation + bias, attention, mask, video.labels, config.sigma)
-            total += config.gamma2 * metrics["guide"]
-        if generative:
-            noise = jax.random.normal(noise_key, (len(mask), config.latent), features.dtype)
-            metrics["reconstruction"] = reconstruction_loss(
-                params["decoder"], features, attention, mask, noise, config.r
-            )
-            total += config.gamma1 * warm(step.epoch) * metrics["reconstruction"]
-        return total, {"loss": total, **metrics}
-
-    def score(params: Params, video: Video) -> Scores:
-        """The video score is softmax of the logits of x_fg (without background); the CAS is attention times TCAM.
-
-        TCAM is the softmax over classes and background of eq. 13, unsmoothed; by the released rule a sigmoid.
-        """
-        mask = video.mask[:, None]
-        attention, activation = attend_and_classify(params, video.features, video.mask)
-        bias = params["classifier"]["bias"]
-        video_score = nn.softmax(pool(attention, activation, bias))[:-1]
-        evidence = nn.softmax(activation + bias)[:, :-1] * mask
-        tcam = nn.sigmoid(activation)[:, :-1] * mask  # without the bias
-        factor = tcam if released else evidence
-        extras = Extras((activation + bias) * mask, tcam)
-        return Scores(video_score, attention[:, None] * factor, attention, extras, evidence)
-
-    phases = [Phase("attention", loss_attention, ("attention", "classifier"))]
-    if generative:
-        phases.insert(0, Phase("cvae", loss_cvae, ("encoder", "decoder")))
-    return Method(init, tuple(phases), score, partial(propose, as_released if released else by_attention))
+    phases = [Phase("attention", partial(loss_attention, config), ("attention", "classifier"))]
+    if config.gamma1 > 0:
+        phases.insert(0, Phase("cvae", partial(loss_cvae, config), ("encoder", "decoder")))
+    rule = as_released if config.proposals == "released" else by_attention
+    return Method(partial(init, config), tuple(phases), partial(score, config), partial(propose, rule))
 
 
 def propose(

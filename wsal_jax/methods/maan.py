@@ -15,9 +15,9 @@ Where we differ from the paper, for all five alike:
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,8 +25,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 from scipy.special import expit
 
-from wsal_jax import aggregate, localize
-from wsal_jax.layers import Attention
+from wsal_jax import aggregate, layers, localize
 from wsal_jax.losses import binary_cross_entropy
 from wsal_jax.method import Method, Params, Phase, Spec, Step
 from wsal_jax.types import Detections, InputError, Meta, Model, Scores, Video
@@ -37,7 +36,7 @@ MEANS = {
     "softmax_norm": aggregate.softmax_mean,
 }
 SUMS = ("stpn", "dropout", "stpn_mean")
-ACTIVATIONS = {"leaky_relu": nn.leaky_relu, "relu": nn.relu}
+ACTIVATIONS = {"leaky_relu": jax.nn.leaky_relu, "relu": jax.nn.relu}
 
 
 class Extras(NamedTuple):
@@ -45,6 +44,55 @@ class Extras(NamedTuple):
 
     logits: Float[Any, "n c"]
     """Of each snippet, without bias."""
+
+
+def attend(config: ConfigDict, params: Params, video: Video) -> Float[Array, " n"]:
+    return layers.attend(params["attention"], video.features, ACTIVATIONS[config.activation]) * video.mask
+
+
+def pool(config: ConfigDict, attention: Float[Array, " n"], video: Video) -> Float[Array, " d"]:
+    if config.aggregator in SUMS:
+        scale = (1 if config.aggregator == "stpn_mean" else config.num_snippets) / jnp.maximum(video.mask.sum(), 1)
+        return scale * aggregate.weighted_sum(attention, video.features, video.mask)
+    return MEANS[config.aggregator](attention, video.features, video.mask)
+
+
+def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
+    attention_key, classifier_key = jax.random.split(key)
+    return {
+        "attention": layers.init_attention(attention_key, sum(spec.dims), config.hidden),
+        "classifier": layers.init_dense(classifier_key, sum(spec.dims), spec.num_classes),
+    }
+
+
+def loss(
+    config: ConfigDict, params: Params, video: Video, step: Step
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Eq. 10 for one video, plus `sparsity` times the mean attention (STPN's L1)."""
+    dimension_key, snippet_key = jax.random.split(step.key)
+    video = video._replace(features=layers.drop_dimensions(dimension_key, video.features, config.dropout))
+    attention = attend(config, params, video)
+    if config.aggregator == "dropout":
+        pooled = aggregate.dropout_sum(snippet_key, attention, video.features, video.mask)
+    else:
+        pooled = pool(config, attention, video)
+    classification = binary_cross_entropy(layers.dense(params["classifier"], pooled), video.labels)
+    mean_attention = attention.sum() / jnp.maximum(video.mask.sum(), 1)
+    total = classification + config.sparsity * mean_attention
+    return total, {"loss": total, "classification": classification, "attention": mean_attention}
+
+
+def score(config: ConfigDict, params: Params, video: Video) -> Scores:
+    """Eq. 14 (eq. 12 for the baselines): s_t^c = p_t sigmoid(w_c x_t); by the released rule without the bias."""
+    attention = attend(config, params, video)
+    video_score = jax.nn.sigmoid(layers.dense(params["classifier"], pool(config, attention, video)))
+    evidence = jax.nn.sigmoid(layers.dense(params["classifier"], video.features))
+    there = video.mask[:, None]
+    if config.proposals == "cas":
+        return Scores(video_score, attention[:, None] * evidence, attention, evidence=evidence * there)
+    logits = video.features @ params["classifier"]["kernel"]
+    cas = attention[:, None] * jax.nn.sigmoid(logits)
+    return Scores(video_score, cas, attention, Extras(logits * there), evidence * there)
 
 
 def method(config: ConfigDict) -> Method:
@@ -60,58 +108,9 @@ def method(config: ConfigDict) -> Method:
     for option, there in choices.items():
         if config[option] not in there:
             raise InputError(f"config.method.{option}={config[option]!r}: there are {', '.join(there)}")
-    attention_module = Attention(config.hidden, ACTIVATIONS[config.activation])
-    released = config.proposals == "released"
-
-    def classify(params: Params, features: Float[Array, "*n d"], num_classes: int) -> Float[Array, "*n c"]:
-        return nn.Dense(num_classes).apply({"params": params["classifier"]}, features)
-
-    def attend(params: Params, video: Video) -> Float[Array, " n"]:
-        return attention_module.apply({"params": params["attention"]}, video.features) * video.mask
-
-    def pool(attention: Float[Array, " n"], video: Video) -> Float[Array, " d"]:
-        if config.aggregator in SUMS:
-            scale = (1 if config.aggregator == "stpn_mean" else config.num_snippets) / jnp.maximum(video.mask.sum(), 1)
-            return scale * aggregate.weighted_sum(attention, video.features, video.mask)
-        return MEANS[config.aggregator](attention, video.features, video.mask)
-
-    def init(key: PRNGKeyArray, spec: Spec) -> Params:
-        attention_key, classifier_key = jax.random.split(key)
-        features = jnp.zeros((1, sum(spec.dims)))
-        return {
-            "attention": attention_module.init(attention_key, features)["params"],
-            "classifier": nn.Dense(spec.num_classes).init(classifier_key, features)["params"],
-        }
-
-    def loss(params: Params, video: Video, step: Step) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Eq. 10 for one video, plus `sparsity` times the mean attention (STPN's L1)."""
-        dimension_key, snippet_key = jax.random.split(step.key)
-        kept = jax.random.bernoulli(dimension_key, 1 - config.dropout, video.features.shape[1:])
-        video = video._replace(features=video.features * kept / (1 - config.dropout))
-        attention = attend(params, video)
-        if config.aggregator == "dropout":
-            pooled = aggregate.dropout_sum(snippet_key, attention, video.features, video.mask)
-        else:
-            pooled = pool(attention, video)
-        classification = binary_cross_entropy(classify(params, pooled, video.labels.size), video.labels)
-        mean_attention = attention.sum() / jnp.maximum(video.mask.sum(), 1)
-        total = classification + config.sparsity * mean_attention
-        return total, {"loss": total, "classification": classification, "attention": mean_attention}
-
-    def score(params: Params, video: Video) -> Scores:
-        """Eq. 14 (eq. 12 for the baselines): s_t^c = p_t sigmoid(w_c x_t); by the released rule without the bias."""
-        attention = attend(params, video)
-        video_score = nn.sigmoid(classify(params, pool(attention, video), video.labels.size))
-        evidence = nn.sigmoid(classify(params, video.features, video.labels.size))
-        there = video.mask[:, None]
-        if not released:
-            return Scores(video_score, attention[:, None] * evidence, attention, evidence=evidence * there)
-        logits = video.features @ params["classifier"]["kernel"]
-        cas = attention[:, None] * nn.sigmoid(logits)
-        return Scores(video_score, cas, attention, Extras(logits * there), evidence * there)
-
-    phases = (Phase("train", loss, ("attention", "classifier")),)
-    return Method(init, phases, score, as_released) if released else Method(init, phases, score)
+    phases = (Phase("train", partial(loss, config), ("attention", "classifier")),)
+    propose = as_released if config.proposals == "released" else localize.propose
+    return Method(partial(init, config), phases, partial(score, config), propose)
 
 
 def as_released(models: Sequence[Model], fused: Model, meta: Meta) -> Detections:

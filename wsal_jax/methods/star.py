@@ -23,17 +23,18 @@ Where we differ from the paper, or it is silent:
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import nn
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from wsal_jax import localize
-from wsal_jax.layers import grid, off_grid
+from wsal_jax.layers import drop_dimensions, grid, off_grid
 from wsal_jax.method import Method, Params, Phase, Spec, Step
 from wsal_jax.types import Detections, InputError, Meta, Model, Scores, Video
 
@@ -248,6 +249,111 @@ def targets(labels: Float[Array, " c"], num_steps: int) -> tuple[Int[Array, " t"
     return jnp.where(valid, order, labels.size).astype(jnp.int32), valid.astype(labels.dtype)
 
 
+def has_terms(config: ConfigDict) -> tuple[bool, ...]:
+    """Whether sparsity, coverage and RAM are among the terms of the model."""
+    return tuple(term in config.terms.split("+") for term in TERMS)
+
+
+def on_grid(config: ConfigDict, video: Video) -> tuple[Float[Array, "N d"], Float[Array, " N"]]:
+    chosen = grid(video.length, config.segments)
+    return video.features[chosen], video.mask[chosen]
+
+
+def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
+    """Zero Z, and a count of the mean attention: sums of N attentions would fill the LSTM."""
+    _, covered, counted = has_terms(config)
+    dense, recurrent = nn.initializers.lecun_normal(), nn.initializers.orthogonal()
+    keys = iter(jax.random.split(key, 8))
+    m, d, c = config.hidden, sum(spec.dims), spec.num_classes
+    inputs = d + m + counted
+    params = {
+        "attention": {
+            "features": dense(next(keys), (d, m)),
+            "hidden": dense(next(keys), (m, m)),
+            "energy": dense(next(keys), (m, 1))[:, 0],
+        },
+        "decoder": {
+            "embedding": jax.random.normal(next(keys), (c + 1, m)) / m**0.5,
+            "cell": {
+                "input": dense(next(keys), (inputs, 4 * m)),
+                "recurrent": recurrent(next(keys), (m, 4 * m)),
+                "bias": jnp.zeros(4 * m),
+            },
+            "out": {"kernel": dense(next(keys), (m, c + 1)), "bias": jnp.zeros(c + 1)},
+        },
+    }
+    if covered:
+        params["attention"]["position"] = jnp.zeros(config.segments)
+    if counted:
+        params["ram"] = {"weight": jnp.float32(1 / config.segments)}
+    return params
+
+
+def loss(
+    config: ConfigDict, params: Params, video: Video, step: Step
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Eqs. 15 to 18 for one video; the metrics are the terms with their weights, and the mean attention."""
+    sparse, covered, counted = has_terms(config)
+    features, mask = on_grid(config, video)
+    features = drop_dimensions(step.key, features, config.dropout)
+    wanted, valid = targets(video.labels, min(config.max_classes, video.labels.size) + 1)
+    said = teach(params, features, mask, wanted, config.assembly)
+    log_p = nn.log_softmax(said.logits)[jnp.arange(len(wanted)), wanted]
+    steps = jnp.maximum(valid.sum(), 1)
+    metrics = {"classification": -(log_p * (jnp.arange(len(wanted)) <= valid.sum())).sum()}
+    if sparse:
+        metrics["sparsity"] = config.sparsity * (said.attention.sum(axis=1) * valid).sum()
+    if covered:
+        metrics["coverage"] = config.coverage * coverage_loss(said.attention, valid)
+    if counted:
+        counts = jnp.append(video.counts, 0)[wanted]
+        metrics["ram"] = config.ram * ((counts - said.ram) ** 2 * valid).sum() / (2 * steps)
+    total = sum(metrics.values())
+    mean = (said.attention.sum(axis=1) * valid).sum() / (steps * jnp.maximum(mask.sum(), 1))
+    return total, {"loss": total, **metrics, "attention": mean}
+
+
+def score(config: ConfigDict, params: Params, video: Video) -> Scores:
+    """Each class by the step that belongs to it (`step_of_class`); segments stand for the snippets around them.
+
+    The video score is the probability of the class at its step, among what could be chosen there. The CAS is the
+    sequence that segments are looked for in; the attention the largest of those steps that chose a class; the
+    evidence the sigmoid of xi of eq. 13, of each snippet itself.
+    """
+    features, mask = on_grid(config, video)
+    num_classes = video.labels.size
+    decoded = decode(params, features, mask, min(config.max_classes, num_classes), config.assembly)
+    of_class = step_of_class(decoded)
+    at = off_grid(video.length, config.segments, len(video.mask))
+    there = video.mask[:, None]
+    attention = decoded.attention[of_class].T[at] * there
+    xi = video.features @ decoded.weights[of_class, jnp.arange(num_classes)].T * there
+    evidence = nn.sigmoid(xi) * there
+    chosen = (decoded.token < num_classes)[:, None]
+    agnostic = jnp.where(chosen, decoded.attention, 0).max(axis=0)[at] * video.mask
+    cas = {"attended": attention * evidence, "attention": attention, "gradcam": evidence}[config.localization]
+    video_score = decoded.probability[of_class, jnp.arange(num_classes)]
+    return Scores(video_score, cas, agnostic, None, evidence, attention)
+
+
+def check(config: ConfigDict, data: "Dataset") -> None:
+    """Raises InputError: counts are wanted and not known, or a video has more classes than `max_classes`."""
+    unknown = [meta.id for meta, counts in zip(data.metas, data.counts) if counts.min() < 0]
+    terms = config.terms.split("+")
+    if "ram" in terms and unknown:
+        raise InputError(
+            f"star learns from how often each class occurs in a training video, which is not known of "
+            f"{len(unknown)} of {len(data.metas)} (the first is {unknown[0]}): annotate them, or train without "
+            f"RAM: --config=configs/star.py:terms={'+'.join(term for term in terms if term != 'ram')}"
+        )
+    most = data.labels.sum(axis=1)
+    if most.max() > config.max_classes:
+        raise InputError(
+            f"config.method.max_classes={config.max_classes}: the training video {data.metas[most.argmax()].id} "
+            f"has {int(most.max())} classes; give at least as many"
+        )
+
+
 def method(config: ConfigDict) -> Method:
     """`config`: terms, of which the model is made, "stem" and any of "spa", "cov" and "ram" with a + between them
     (Table 1); hidden, units of attention, LSTM and embedding; segments, N; max_classes, of a video; sparsity, coverage
@@ -263,103 +369,16 @@ def method(config: ConfigDict) -> Method:
     terms = config.terms.split("+")
     if unknown := set(terms) - {"stem", *TERMS}:
         raise InputError(f"config.method.terms={config.terms!r}: no {min(unknown)!r}; there are stem, spa, cov and ram")
-    sparse, covered, counted = (term in terms for term in TERMS)
-
-    def on_grid(video: Video) -> tuple[Float[Array, "N d"], Float[Array, " N"]]:
-        chosen = grid(video.length, config.segments)
-        return video.features[chosen], video.mask[chosen]
-
-    def init(key: PRNGKeyArray, spec: Spec) -> Params:
-        """Zero Z, and a count of the mean attention: sums of N attentions would fill the LSTM."""
-        dense, recurrent = nn.initializers.lecun_normal(), nn.initializers.orthogonal()
-        keys = iter(jax.random.split(key, 8))
-        m, d, c = config.hidden, sum(spec.dims), spec.num_classes
-        inputs = d + m + counted
-        params = {
-            "attention": {
-                "features": dense(next(keys), (d, m)),
-                "hidden": dense(next(keys), (m, m)),
-                "energy": dense(next(keys), (m, 1))[:, 0],
-            },
-            "decoder": {
-                "embedding": jax.random.normal(next(keys), (c + 1, m)) / m**0.5,
-                "cell": {
-                    "input": dense(next(keys), (inputs, 4 * m)),
-                    "recurrent": recurrent(next(keys), (m, 4 * m)),
-                    "bias": jnp.zeros(4 * m),
-                },
-                "out": {"kernel": dense(next(keys), (m, c + 1)), "bias": jnp.zeros(c + 1)},
-            },
-        }
-        if covered:
-            params["attention"]["position"] = jnp.zeros(config.segments)
-        if counted:
-            params["ram"] = {"weight": jnp.float32(1 / config.segments)}
-        return params
-
-    def loss(params: Params, video: Video, step: Step) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Eqs. 15 to 18 for one video; the metrics are the terms with their weights, and the mean attention."""
-        features, mask = on_grid(video)
-        if config.dropout:
-            kept = jax.random.bernoulli(step.key, 1 - config.dropout, features.shape[1:])
-            features = features * (kept / (1 - config.dropout))
-        wanted, valid = targets(video.labels, min(config.max_classes, video.labels.size) + 1)
-        said = teach(params, features, mask, wanted, config.assembly)
-        log_p = nn.log_softmax(said.logits)[jnp.arange(len(wanted)), wanted]
-        steps = jnp.maximum(valid.sum(), 1)
-        metrics = {"classification": -(log_p * (jnp.arange(len(wanted)) <= valid.sum())).sum()}
-        if sparse:
-            metrics["sparsity"] = config.sparsity * (said.attention.sum(axis=1) * valid).sum()
-        if covered:
-            metrics["coverage"] = config.coverage * coverage_loss(said.attention, valid)
-        if counted:
-            counts = jnp.append(video.counts, 0)[wanted]
-            metrics["ram"] = config.ram * ((counts - said.ram) ** 2 * valid).sum() / (2 * steps)
-        total = sum(metrics.values())
-        mean = (said.attention.sum(axis=1) * valid).sum() / (steps * jnp.maximum(mask.sum(), 1))
-        return total, {"loss": total, **metrics, "attention": mean}
-
-    def score(params: Params, video: Video) -> Scores:
-        """Each class by the step that belongs to it (`step_of_class`); segments stand for the snippets around them.
-
-        The video score is the probability of the class at its step, among what could be chosen there. The CAS is the
-        sequence that segments are looked for in; the attention the largest of those steps that chose a class; the
-        evidence the sigmoid of xi of eq. 13, of each snippet itself.
-        """
-        features, mask = on_grid(video)
-        num_classes = video.labels.size
-        decoded = decode(params, features, mask, min(config.max_classes, num_classes), config.assembly)
-        of_class = step_of_class(decoded)
-        at = off_grid(video.length, config.segments, len(video.mask))
-        there = video.mask[:, None]
-        attention = decoded.attention[of_class].T[at] * there
-        xi = video.features @ decoded.weights[of_class, jnp.arange(num_classes)].T * there
-        evidence = nn.sigmoid(xi) * there
-        chosen = (decoded.token < num_classes)[:, None]
-        agnostic = jnp.where(chosen, decoded.attention, 0).max(axis=0)[at] * video.mask
-        cas = {"attended": attention * evidence, "attention": attention, "gradcam": evidence}[config.localization]
-        video_score = decoded.probability[of_class, jnp.arange(num_classes)]
-        return Scores(video_score, cas, agnostic, None, evidence, attention)
-
-    def check_data(data: "Dataset") -> None:
-        """Raises InputError: counts are wanted and not known, or a video has more classes than `max_classes`."""
-        unknown = [meta.id for meta, counts in zip(data.metas, data.counts) if counts.min() < 0]
-        if counted and unknown:
-            raise InputError(
-                f"star learns from how often each class occurs in a training video, which is not known of "
-                f"{len(unknown)} of {len(data.metas)} (the first is {unknown[0]}): annotate them, or train without "
-                f"RAM: --config=configs/star.py:terms={'+'.join(term for term in terms if term != 'ram')}"
-            )
-        most = data.labels.sum(axis=1)
-        if most.max() > config.max_classes:
-            raise InputError(
-                f"config.method.max_classes={config.max_classes}: the training video {data.metas[most.argmax()].id} "
-                f"has {int(most.max())} classes; give at least as many"
-            )
-
-    phases = (Phase("train", loss, ("attention", "decoder", *(["ram"] if counted else []))),)
-    supervision = "video labels and counts" if counted else "video labels"
-    return Method(init, phases, score, propose, check=check_data, supervision=supervision)
+    counted = "ram" in terms
+    phases = (Phase("train", partial(loss, config), ("attention", "decoder", *(["ram"] if counted else []))),)
+    return Method(
+        partial(init, config),
+        phases,
+        partial(score, config),
+        propose,
+        check=partial(check, config),
+        supervision="video labels and counts" if counted else "video labels",
+    )
 
 
 def propose(models: Sequence[Model], fused: Model, meta: Meta) -> Detections:
