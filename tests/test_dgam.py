@@ -85,15 +85,17 @@ def test_discriminative_losses_are_equations_4_to_6(epsilon, labels):
 
 def test_guide_is_equations_13_to_15_and_teaches_the_attention_alone():
     logits, attention, labels = 3 * random(12, 4), random(12, seed=2), np.array([1.0, 0, 1])
-    p = softmax(logits)
-    guides = [gaussian_filter1d(g, 1.5) for g in (np.maximum(p[:, 0], p[:, 2]), p[:, :3].sum(1))]
-    expected = sum(np.abs(attention - g).mean() for g in guides)
-    ones = jnp.ones(12)
-    loss = jax.jit(lambda logits, attention: dgam.guide_loss(logits, attention, ones, jnp.asarray(labels), 1.5))
+    mask = (~np.isin(np.arange(12), (4, 11))).astype(float)
+    smoothed = gaussian_filter1d(softmax(logits)[:, :3] * mask[:, None], 1.5, axis=0)
+    guides = np.maximum(smoothed[:, 0], smoothed[:, 2]), smoothed.sum(1)
+    assert (smoothed[:, 0] > smoothed[:, 2]).any() and (smoothed[:, 0] < smoothed[:, 2]).any()
+    expected = sum((np.abs(attention - g) * mask).sum() / 10 for g in guides)
+    args = jnp.asarray(mask), jnp.asarray(labels), 1.5
+    loss = jax.jit(lambda logits, attention: dgam.guide_loss(logits, attention, *args))
     np.testing.assert_allclose(loss(jnp.asarray(logits), jnp.asarray(attention)), expected, rtol=1e-5)
     of_logits, of_attention = jax.jit(jax.grad(loss, (0, 1)))(jnp.asarray(logits), jnp.asarray(attention))
     assert not of_logits.any()
-    signs = sum(np.sign(attention - g) for g in guides) / 12
+    signs = sum(np.sign(attention - g) for g in guides) * mask / 10
     np.testing.assert_allclose(of_attention, signs, rtol=1e-5)
 
 
@@ -148,7 +150,8 @@ def plain_losses(params, video, noises, r=1.0):
     pooled = [(w * x).sum(0) / w.sum() for w in (attention, 1 - attention)]
     foreground, background = (jax.nn.log_softmax(dense(params["classifier"], p)) for p in pooled)
     target = video.labels / video.labels.sum()
-    guide = dgam.guide_loss(dense(params["classifier"], x), attention[:, 0], video.mask, video.labels, 1.0)
+    tcam = dgam.smooth(jax.nn.softmax(jax.lax.stop_gradient(x @ params["classifier"]["kernel"]))[:, :3], 1.0)
+    guide = jnp.abs(attention - jnp.stack([jnp.maximum(tcam[:, 0], tcam[:, 2]), tcam.sum(1)], 1)).sum(1).mean()
     error = (x - hidden(params["decoder"], r * attention + noises[1], attention)) ** 2
     return cvae, -(target * foreground[:-1]).sum() - 0.03 * background[-1] + 0.1 * guide + 0.5 * error.mean()
 
@@ -192,9 +195,10 @@ def test_cvae_loss_is_equation_10(r):
 def test_reconstruction_loss_is_equation_12():
     params, x, attention, noise = params_of(make()), random(6, 5), random(6, seed=2), random(6, 3, seed=3)
     back = reconstruction_of(params["decoder"], 0.7 * attention[:, None] + noise, attention)
-    arrays = map(jnp.asarray, (x, attention, np.ones(6), noise))
+    mask = np.array([1, 0, 1, 1, 1, 0.0])
+    arrays = map(jnp.asarray, (x, attention, mask, noise))
     loss = jax.jit(partial(dgam.reconstruction_loss, r=0.7))(params["decoder"], *arrays)
-    np.testing.assert_allclose(loss, ((x - back) ** 2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(loss, ((x - back) ** 2)[mask > 0].mean(), rtol=1e-5)
 
 
 def test_gradient_of_the_reconstruction_loss_with_respect_to_the_attention():
@@ -235,6 +239,24 @@ def test_terms_and_warm_up_make_equation_16(terms):
         loss = jax.jit(made.phases[0].loss)
         losses = [loss(params, video, Step(key, jnp.int32(e)))[0] for e in (0, 1, 4, 9)]
         assert losses[0] == 0 and np.allclose(np.array(losses[1:]) / losses[2], [0.25, 1, 1], rtol=1e-5)
+
+
+def test_the_reconstruction_may_go_without_a_warm_up():
+    made, video = make(warm_reconstruction=False), example()
+    loss = jax.jit(made.phases[1].loss)
+    first, metrics = loss(params_of(made), video, Step(jax.random.key(3), jnp.int32(0)))
+    weights = {"foreground": 1, "background": 0.03, "guide": 0.1, "reconstruction": 0.5}
+    np.testing.assert_allclose(first, sum(w * metrics[name] for name, w in weights.items()), rtol=1e-6)
+    assert jax.jit(made.phases[0].loss)(params_of(made), video, Step(jax.random.key(3), jnp.int32(0)))[0] == 0
+
+
+def test_settings_of_the_data_sets():
+    """Epochs of 6 and 150 steps in either phase; the authors' ActivityNet code does not warm up L_re."""
+    for dataset, steps in (("thumos14", 6 * 6000), ("activitynet", 150 * 6000)):
+        for text in ("", "as_released,"):
+            config = config_file.get_config(f"{text}dataset={dataset}")
+            assert (config.steps, config.method.warmup) == (2 * steps, 300)
+            assert config.method.warm_reconstruction == (not text or dataset == "thumos14")
 
 
 def test_a_model_of_flow_has_its_own_weight():
@@ -302,7 +324,8 @@ def test_scores_are_those_of_the_equations():
     np.testing.assert_allclose(scores.attention, attention, rtol=1e-5)
     np.testing.assert_allclose(scores.extras.logits, logits, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(scores.evidence, softmax(logits)[:, :3], rtol=1e-4)
-    np.testing.assert_allclose(scores.cas, attention[:, None] * softmax(logits)[:, :3], rtol=1e-4)
+    tcam = softmax(x @ np.asarray(params["classifier"]["kernel"], np.float64))[:, :3]
+    np.testing.assert_allclose(scores.cas, attention[:, None] * tcam, rtol=1e-4)
 
 
 META = Meta("v", 12, 10.0, 10.0, 5.0, 12.0)

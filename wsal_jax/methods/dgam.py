@@ -182,20 +182,26 @@ def smooth(x: Float[Array, "n k"], sigma: float) -> Float[Array, "n k"]:
 
 
 def guide_loss(
-    logits: Float[Array, "n k"],
+    activation: Float[Array, "n k"],
     attention: Float[Array, " n"],
     mask: Float[Array, " n"],
     labels: Float[Array, " c"],
     sigma: float,
 ) -> Float[Array, ""]:
-    """L_guide, eqs. 13 to 15: the attention's distance from the smoothed class activation, which has no gradient.
+    """L_guide, eqs. 13 to 15: the attention's distance from the smoothed TCAM, which has no gradient.
 
-    Masked snippets count as no activation where the filter reaches them.
+    Args:
+      activation: w_c x_t of the classes and, last, background; without the classifier's bias, which the equations and
+        the authors' code leave out.
+      attention: lambda.
+      mask: masked snippets count as no activation where the filter reaches them.
+      labels: of several true classes, the foreground is the one that is the most probable after smoothing.
+      sigma: of the filter, in snippets.
     """
-    probability = nn.softmax(jax.lax.stop_gradient(logits))
-    foreground = (probability[:, :-1] * labels).max(1)
-    guides = smooth(jnp.stack([foreground, 1 - probability[:, -1]], axis=1) * mask[:, None], sigma)
-    return masked_mean(jnp.abs(attention[:, None] - guides).sum(1), mask)
+    probability = nn.softmax(jax.lax.stop_gradient(activation))[:, :-1] * mask[:, None]
+    tcam = smooth(probability, sigma)
+    foreground, background = (tcam * labels).max(1), tcam.sum(1)
+    return masked_mean(jnp.abs(attention - foreground) + jnp.abs(attention - background), mask)
 
 
 def attend_and_classify(
@@ -209,6 +215,7 @@ def attend_and_classify(
 
 
 def warm(config: ConfigDict, epoch: Int[Array, ""]) -> Float[Array, ""] | float:
+    """The weight of what is warmed up: from 0 to 1 in `config.warmup` cycles."""
     return jnp.minimum(epoch / config.warmup, 1) if config.warmup else 1.0
 
 
@@ -244,7 +251,7 @@ def loss_cvae(
 def loss_attention(
     config: ConfigDict, params: Params, video: Video, step: Step
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Eq. 16, L_re warmed up."""
+    """Eq. 16, L_re warmed up with `config.warm_reconstruction`."""
     features, mask = video.features, video.mask
     noise_key, dropout_key = jax.random.split(step.key)
     seen = drop_dimensions(dropout_key, features, config.dropout)
@@ -256,37 +263,38 @@ def loss_attention(
     total = config.foreground * foreground + config.alpha * background
     metrics = {"foreground": foreground, "background": background, "attention": masked_mean(attention, mask)}
     if config.gamma2:
-        metrics["guide"] = guide_loss(activation + bias, attention, mask, video.labels, config.sigma)
+        metrics["guide"] = guide_loss(activation, attention, mask, video.labels, config.sigma)
         total += config.gamma2 * metrics["guide"]
     if config.gamma1 > 0:
         noise = jax.random.normal(noise_key, (len(mask), config.latent), features.dtype)
         metrics["reconstruction"] = reconstruction_loss(params["decoder"], features, attention, mask, noise, config.r)
-        total += config.gamma1 * warm(config, step.epoch) * metrics["reconstruction"]
+        weight = warm(config, step.epoch) if config.warm_reconstruction else 1.0
+        total += config.gamma1 * weight * metrics["reconstruction"]
     return total, {"loss": total, **metrics}
 
 
 def score(config: ConfigDict, params: Params, video: Video) -> Scores:
     """The video score is softmax of the logits of x_fg (without background); the CAS is attention times TCAM.
 
-    TCAM is the softmax over classes and background of eq. 13, unsmoothed; by the released rule a sigmoid.
+    TCAM is the softmax over classes and background of eq. 13, unsmoothed; by the released rule a sigmoid. Neither has
+    the classifier's bias; evidence, which is what the classifier says of a snippet alone, has it.
     """
     mask = video.mask[:, None]
     attention, activation = attend_and_classify(params, video.features, video.mask)
     bias = params["classifier"]["bias"]
     video_score = nn.softmax(pool(attention, activation, bias))[:-1]
     evidence = nn.softmax(activation + bias)[:, :-1] * mask
-    tcam = nn.sigmoid(activation)[:, :-1] * mask  # without the bias
-    factor = tcam if config.proposals == "released" else evidence
-    extras = Extras((activation + bias) * mask, tcam)
-    return Scores(video_score, attention[:, None] * factor, attention, extras, evidence)
+    extras = Extras((activation + bias) * mask, nn.sigmoid(activation)[:, :-1] * mask)
+    tcam = extras.tcam if config.proposals == "released" else nn.softmax(activation)[:, :-1] * mask
+    return Scores(video_score, attention[:, None] * tcam, attention, extras, evidence)
 
 
 def method(config: ConfigDict) -> Method:
     """`config`: hidden, units of the attention; latent, dimensions of z; cvae_hidden, units of the CVAE's layers; r and
     beta of the CVAE; foreground, alpha, gamma1 and gamma2, the weights of L_fg, L_bg, L_re and L_guide; sigma, of the
-    smoothing, in snippets; warmup, cycles over which L_re and L_cvae get their weight; dropout, share of the feature
-    dimensions that attention and classifier do not see of a training video; foreground_epsilon, cvae_weight and
-    proposals: see configs/dgam.py.
+    smoothing, in snippets; warmup, cycles over which L_cvae and, with warm_reconstruction, L_re get their weight;
+    dropout, share of the feature dimensions that attention and classifier do not see of a training video;
+    foreground_epsilon, cvae_weight and proposals: see configs/dgam.py.
 
     With gamma1 = 0 there is no CVAE, and no phase for it.
     """
