@@ -61,7 +61,8 @@ def test_scores_are_those_of_the_equations(aggregator, n):
     p = attention_of(params, video.features)
     scores = made.score(params, video)
     np.testing.assert_allclose(scores.attention, p, rtol=1e-5)
-    np.testing.assert_allclose(scores.cas, p[:, None] * sigmoid(video.features @ kernel + bias), rtol=1e-5)
+    np.testing.assert_allclose(scores.cas, p[:, None] * sigmoid(video.features @ kernel), rtol=1e-5)
+    np.testing.assert_allclose(scores.evidence, sigmoid(video.features @ kernel + bias), rtol=1e-5)
     pooled = pooled_of(aggregator, p, video.features, 6 / n)
     np.testing.assert_allclose(scores.video_score, sigmoid(pooled @ kernel + bias), rtol=1e-5)
 

@@ -6,6 +6,8 @@ in the aggregator alone: `maan`, `stpn` (weighted sum), `dropout` (weighted sum 
 `norm` (weighted mean), `softmax_norm` (softmax of the weights).
 
 Where we differ from the paper, for all five alike:
+- The classifier has a bias, as an "FC layer" has; eqs. 10 to 14 have none. It counts in the video score (eq. 10), not
+  in the CAS (eqs. 12 and 14).
 - A weighted sum grows with the number of snippets, and testing uses all snippets where training samples T of them.
   `stpn` and `dropout` score a test video by T / n times its sum, the expectation of what training would see.
 - `stpn_mean` is the reproduction of STPN whose weights are published: weighted features are averaged over snippets.
@@ -83,16 +85,17 @@ def loss(
 
 
 def score(config: ConfigDict, params: Params, video: Video) -> Scores:
-    """Eq. 14 (eq. 12 for the baselines): s_t^c = p_t sigmoid(w_c x_t); by the released rule without the bias."""
+    """Eq. 14 (eq. 12 for the baselines): s_t^c = p_t sigmoid(w_c x_t).
+
+    The bias of the classifier is part of the video score and of evidence, which is what it says of a snippet alone.
+    """
     attention = attend(config, params, video)
     video_score = jax.nn.sigmoid(layers.dense(params["classifier"], pool(config, attention, video)))
-    evidence = jax.nn.sigmoid(layers.dense(params["classifier"], video.features))
-    there = video.mask[:, None]
-    if config.proposals == "cas":
-        return Scores(video_score, attention[:, None] * evidence, attention, evidence=evidence * there)
     logits = video.features @ params["classifier"]["kernel"]
-    cas = attention[:, None] * jax.nn.sigmoid(logits)
-    return Scores(video_score, cas, attention, Extras(logits * there), evidence * there)
+    there = video.mask[:, None]
+    evidence = jax.nn.sigmoid(logits + params["classifier"]["bias"]) * there
+    extras = Extras(logits * there) if config.proposals == "released" else None
+    return Scores(video_score, attention[:, None] * jax.nn.sigmoid(logits), attention, extras, evidence)
 
 
 def method(config: ConfigDict) -> Method:
