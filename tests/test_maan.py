@@ -74,10 +74,11 @@ def test_loss_is_equation_10(aggregator):
     probability = np.asarray(made.score(params, video).video_score, np.float64)
     y = np.asarray(video.labels)
     classification = -(y * np.log(probability) + (1 - y) * np.log(1 - probability)).sum()
-    mean_attention = attention_of(params, video.features).mean()
+    attention = attention_of(params, video.features)
     total, metrics = made.phases[0].loss(params, video, Step(jax.random.key(2), EPOCH))
     np.testing.assert_allclose(metrics["classification"], classification, rtol=1e-5)
-    np.testing.assert_allclose(total, classification + 0.3 * mean_attention, rtol=1e-5)
+    np.testing.assert_allclose(total, classification + 0.3 * attention.sum(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["attention"], attention.mean(), rtol=1e-5)
 
 
 def test_dropout_drops_half_of_the_snippets_in_training_only():

@@ -70,7 +70,7 @@ def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
 def loss(
     config: ConfigDict, params: Params, video: Video, step: Step
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Eq. 10 for one video, plus `sparsity` times the mean attention (STPN's L1)."""
+    """Eq. 10 for one video, plus `sparsity` times the sum of the attention over the T snippets (STPN's L1)."""
     dimension_key, snippet_key = jax.random.split(step.key)
     video = video._replace(features=layers.drop_dimensions(dimension_key, video.features, config.dropout))
     attention = attend(config, params, video)
@@ -79,8 +79,8 @@ def loss(
     else:
         pooled = pool(config, attention, video)
     classification = binary_cross_entropy(layers.dense(params["classifier"], pooled), video.labels)
+    total = classification + config.sparsity * attention.sum()
     mean_attention = attention.sum() / jnp.maximum(video.mask.sum(), 1)
-    total = classification + config.sparsity * mean_attention
     return total, {"loss": total, "classification": classification, "attention": mean_attention}
 
 
@@ -99,10 +99,10 @@ def score(config: ConfigDict, params: Params, video: Video) -> Scores:
 
 
 def method(config: ConfigDict) -> Method:
-    """`config`: aggregator; hidden, units of the attention; sparsity, weight of STPN's L1 on the attention (0 here, as
-    in the paper's comparison; STPN's own paper has 1e-4); dropout, share of the feature dimensions that training drops
-    for a video; num_snippets, the T of training; activation of the attention's hidden layer, leaky_relu or relu;
-    proposals, cas (`localize.propose`) or released (`as_released`).
+    """`config`: aggregator; hidden, units of the attention; sparsity, weight of STPN's L1, the sum of the attention (0
+    here, as in the paper's comparison; STPN's own paper has 1e-4); dropout, share of the feature dimensions that
+    training drops for a video; num_snippets, the T of training; activation of the attention's hidden layer, leaky_relu
+    or relu; proposals, cas (`localize.propose`) or released (`as_released`).
 
     Raises:
       InputError: an aggregator, activation or rule of proposals that does not exist.
