@@ -82,7 +82,7 @@ def test_loss_is_equation_10(aggregator):
 
 
 def test_dropout_drops_half_of_the_snippets_in_training_only():
-    """Over many keys the logits average to those without dropout, and no two keys agree."""
+    """Over many keys the features average to those without dropout, and all subsets occur; scores see all snippets."""
     made, video = make("dropout"), example()
     params = made.init(jax.random.key(3), method.Spec((5,), 3))
     keys = jax.random.split(jax.random.key(4), 4000)
@@ -91,7 +91,8 @@ def test_dropout_drops_half_of_the_snippets_in_training_only():
     losses = jax.vmap(lambda key: made.phases[0].loss(params, video, Step(key, EPOCH))[0])(keys)
     np.testing.assert_allclose(pooled.mean(0), attention @ video.features, rtol=0.03)
     assert len(np.unique(losses)) == 2**6
-    assert (made.score(params, video).video_score == made.score(params, video).video_score).all()
+    logits = np.asarray(attention @ video.features) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
+    np.testing.assert_allclose(made.score(params, video).video_score, sigmoid(logits), rtol=1e-5)
 
 
 @pytest.mark.parametrize("aggregator", AGGREGATORS)

@@ -75,7 +75,7 @@ def join(found: Iterable[Detections]) -> Detections:
 
 
 def nms(segments: Float[np.ndarray, "k 2"], scores: Float[np.ndarray, " k"], iou: float) -> Int[np.ndarray, " kept"]:
-    """Non-maximum suppression: indices of the segments that are kept, by descending score.
+    """Non-maximum suppression (`iou` is the threshold): indices of the segments that are kept, by descending score.
 
     A segment goes if its temporal IoU with a kept one of higher score is > `iou`. Equal scores rank in input order.
     Lengths are seconds: BaS-Net and its successors add 1 to them, so they also merge short segments that are disjoint.

@@ -1,4 +1,6 @@
-"""DGAM: discriminative and generative attention modelling (Shi et al., CVPR 2020). One model per stream.
+"""DGAM: discriminative and generative attention modelling (Shi et al., CVPR 2020, https://arxiv.org/abs/2003.12424).
+
+One model per stream.
 
 Two phases take turns. `cvae` teaches a conditional variational auto-encoder what features look like at each value of
 the attention; `attention` trains attention and classifier to classify (L_d), to agree with the class activation
@@ -69,7 +71,13 @@ def init_layers(key: PRNGKeyArray, **sizes: tuple[int, int]) -> Params:
 def encode(
     encoder: Params, features: Float[Array, "n d"], attention: Float[Array, " n"]
 ) -> tuple[Float[Array, "n z"], Float[Array, "n z"]]:
-    """Mean and log variance of q(z | x, lambda)."""
+    """Mean and log variance of q(z | x, lambda).
+
+    Args:
+      encoder: the layers hidden0, of d + 1 inputs, hidden1 and out.
+      features: x.
+      attention: lambda.
+    """
     hidden = nn.relu(dense_given(encoder["hidden0"], features, attention))
     return tuple(jnp.split(dense(encoder["out"], nn.relu(dense(encoder["hidden1"], hidden))), 2, axis=-1))
 
@@ -77,7 +85,14 @@ def encode(
 def decode(
     decoder: Params, z: Float[Array, "n z"], attention: Float[Array, " n"], r: float = 0.0
 ) -> Float[Array, "n h"]:
-    """The last hidden layer of f(lambda, z + r lambda); the reconstruction is the layer "out" of it."""
+    """The last hidden layer of f(lambda, z + r lambda); the reconstruction is the layer "out" of it.
+
+    Args:
+      decoder: the layers hidden0, of z + 1 inputs, hidden1 and out.
+      z: the code.
+      attention: lambda.
+      r: what is added to the code for a lambda of 1.
+    """
     kernel = decoder["hidden0"]["kernel"]
     # r lambda is the same in all dimensions of z, so that its gradient needs no product.
     layer = {**decoder["hidden0"], "kernel": kernel.at[-1].add(r * kernel[:-1].sum(0))}
@@ -90,6 +105,11 @@ def squared_error(out: Params, hidden: Float[Array, "n h"], features: Float[Arra
     With K the kernel and the bias below it, and u = [hidden, 1]: |x|^2 - 2 u K x + u K K' u. It takes one product with
     the features, and its gradient another one for K and none for `hidden`, where the direct form takes one more each.
     Float32 loses what is below 1e-6 |x|^2, of which there is none in a code of 128 numbers for 1,024.
+
+    Args:
+      out: the last layer of the decoder.
+      hidden: what it is given (`decode`).
+      features: x.
     """
     kernel = jnp.concatenate([out["kernel"], out["bias"][None]])
     u = jnp.concatenate([hidden, jnp.ones_like(hidden[:, :1])], axis=1)
@@ -109,7 +129,13 @@ def masked_mean(x: Float[Array, " n"], mask: Float[Array, " n"]) -> Float[Array,
 def kl_divergence(
     mean: Float[Array, "n z"], log_variance: Float[Array, "n z"], prior: Float[Array, " n"]
 ) -> Float[Array, " n"]:
-    """KL(N(mean, variance) || N(prior 1, I)) / z of each snippet, in closed form."""
+    """KL(N(mean, variance) || N(prior 1, I)) / z of each snippet, in closed form.
+
+    Args:
+      mean: of q.
+      log_variance: of q.
+      prior: the mean of p in all dimensions, r lambda.
+    """
     return jnp.mean(jnp.exp(log_variance) + (mean - prior[:, None]) ** 2 - 1 - log_variance, axis=1) / 2
 
 
@@ -123,7 +149,20 @@ def cvae_loss(
     r: float,
     beta: float,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Eq. 10 with one sample z = mean + noise * deviation: reconstruction error and KL divergence times `beta`."""
+    """Eq. 10 with one sample z = mean + noise * deviation: reconstruction error and KL divergence times `beta`.
+
+    Both are means over the snippets there are, and over dimensions.
+
+    Args:
+      encoder: see `encode`.
+      decoder: see `decode`.
+      features: x, which is to be reconstructed.
+      attention: lambda, the condition.
+      mask: 1 for each snippet there is.
+      noise: standard normal.
+      r: the prior is N(r lambda, I).
+      beta: weight of the divergence.
+    """
     # What padding holds may be large, and the exponential of it infinite.
     mean, log_variance = (x * mask[:, None] for x in encode(encoder, features, attention))
     hidden = decode(decoder, mean + noise * jnp.exp(log_variance / 2), attention)
@@ -143,6 +182,14 @@ def reconstruction_loss(
 
     The attention has a gradient through z and as an input of the decoder. The decoder is frozen in that its group is
     none of those that the phase trains.
+
+    Args:
+      decoder: see `decode`.
+      features: x.
+      attention: lambda.
+      mask: 1 for each snippet there is.
+      noise: standard normal.
+      r: the prior is N(r lambda, I).
     """
     hidden = decode(decoder, noise, attention, r)
     return masked_mean(squared_error(decoder["out"], hidden, features), mask)
@@ -151,9 +198,13 @@ def reconstruction_loss(
 def pool(
     weights: Float[Array, " n"], activation: Float[Array, "n k"], bias: Float[Array, " k"], epsilon: float = 0.0
 ) -> Float[Array, " k"]:
-    """Logits of the weighted mean feature, eqs. 4 and 5; `activation` is features @ kernel, without the bias.
+    """Logits of the weighted mean feature, eqs. 4 and 5.
 
-    With `epsilon` above 0, the sum of the weights is made that much larger.
+    Args:
+      weights: of the snippets, 0 at padding.
+      activation: features @ kernel, without the bias.
+      bias: of the classifier.
+      epsilon: the sum of the weights is made that much larger.
     """
     return weights @ activation / jnp.maximum(weights.sum() + epsilon, TINY) + bias
 
@@ -166,7 +217,16 @@ def discriminative_losses(
     labels: Float[Array, " c"],
     epsilon: float = 0.0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """L_fg and L_bg of eq. 6: -log p(y | x_fg) and -log p(background | x_bg), of k = c + 1 classes."""
+    """L_fg and L_bg of eq. 6: -log p(y | x_fg) and -log p(background | x_bg), of k = c + 1 classes.
+
+    Args:
+      activation: features @ kernel, without the bias.
+      bias: of the classifier.
+      attention: lambda.
+      mask: 1 for each snippet there is.
+      labels: y; without one L_fg is 0.
+      epsilon: see `pool`, for x_fg alone.
+    """
     target = jnp.append(labels / jnp.maximum(labels.sum(), 1), 0.0)
     foreground = optax.softmax_cross_entropy(pool(attention * mask, activation, bias, epsilon), target)
     background = -nn.log_softmax(pool((1 - attention) * mask, activation, bias))[-1]

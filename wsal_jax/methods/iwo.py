@@ -1,4 +1,6 @@
-"""IWO-Net: iterative winners-out networks (Zeng et al., TIP 2019). One model of both streams.
+"""IWO-Net: iterative winners-out networks (Zeng et al., TIP 2019, https://ieeexplore.ieee.org/document/8737877).
+
+One model of both streams.
 
 M attention heads per stream each take a weighted mean of K segments (eq. 3), which is scaled to length 1 / sqrt(M)
 (eq. 4); a linear classifier of all heads of all streams says which class it is (eq. 6). As all that is linear in the
@@ -61,12 +63,22 @@ class Extras(NamedTuple):
 
 
 def attend(logits: Float[Array, "m k"], mask: Float[Array, " k"]) -> Float[Array, "m k"]:
-    """Eq. 3: the softmax over the segments there are; the others get exactly 0, and all do where none is left."""
+    """Eq. 3: the softmax over the segments there are; the others get exactly 0, and all do where none is left.
+
+    Args:
+      logits: W H' + B of each head.
+      mask: 1 for each segment there is.
+    """
     return jax.nn.softmax(jnp.where(mask > 0, logits, -1e30), axis=1) * (mask > 0)
 
 
 def shifting_operation(heads: Params, pooled: Float[Array, "m d"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """Eq. 4 as `v = scale * A H + shift` of each head, from its weighted mean A H; both are 0 where v has no length."""
+    """Eq. 4 as `v = scale * A H + shift` of each head, from its weighted mean A H; both are 0 where v has no length.
+
+    Args:
+      heads: `scale` is alpha, `shift` beta, if there is one.
+      pooled: A H.
+    """
     alpha = heads["scale"] if "shift" in heads else jnp.sign(heads["scale"])
     beta = heads.get("shift", jnp.zeros_like(alpha))
     square = jnp.sum((alpha[:, None] * pooled + beta[:, None]) ** 2, axis=1)

@@ -1,4 +1,5 @@
-"""MAAN: marginalized average attentional network (Yuan et al., ICLR 2019), and its four baselines.
+"""MAAN: marginalized average attentional network (Yuan et al., ICLR 2019, https://arxiv.org/abs/1905.08586), and its
+four baselines, of which the first is STPN (Nguyen et al., CVPR 2018, https://arxiv.org/abs/1712.05080).
 
 An attention module gives each snippet a weight; an aggregator turns the weighted snippets into one feature of the
 video; a linear classifier with a sigmoid says which classes occur (section 2.4). The five methods of Table 1 differ

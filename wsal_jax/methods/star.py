@@ -1,4 +1,6 @@
-"""STAR: segregated temporal assembly recurrent networks (Xu et al., AAAI 2019). One model per stream.
+"""STAR: segregated temporal assembly recurrent networks (Xu et al., AAAI 2019, https://arxiv.org/abs/1811.07460).
+
+One model per stream.
 
 A recurrent decoder says the classes of a video one after the other, then that there are no more. At each step an
 attention over the video's segments assembles the feature of the next action, so that each class has an attention of
@@ -60,7 +62,16 @@ class Said(NamedTuple):
 def lstm(
     params: Params, state: tuple[Float[Array, " m"], Float[Array, " m"]], x: Float[Array, " i"]
 ) -> tuple[tuple[Float[Array, " m"], Float[Array, " m"]], Float[Array, " m"]]:
-    """Long short-term memory, whose state is output and memory; it forgets little at first (1 is added to the gate)."""
+    """Long short-term memory; it forgets little at first (1 is added to the gate).
+
+    Args:
+      params: `input`, `recurrent` and `bias` of the gates write, forget, new and read.
+      state: output and memory.
+      x: the input.
+
+    Returns:
+      The new state, and its output.
+    """
     h, memory = state
     gates = x @ params["input"] + h @ params["recurrent"] + params["bias"]
     write, forget, new, read = jnp.split(gates, 4)
@@ -168,7 +179,15 @@ def teach(
     tokens: Int[Array, " t"],
     assembly: str,
 ) -> Said:
-    """All steps [t ...] of a decoder that is told the class of the step before, `tokens[t - 1]`."""
+    """All steps [t ...] of a decoder that is told the class of the step before, `tokens[t - 1]`.
+
+    Args:
+      params: see `step`.
+      features: of the segments.
+      mask: 1 for each segment there is.
+      tokens: the true class of each step, then the end.
+      assembly: see `assemble`.
+    """
     projected = features @ params["attention"]["features"]
     num_classes = params["decoder"]["embedding"].shape[0] - 1
 
@@ -200,7 +219,15 @@ def decode(
     num_steps: int,
     assembly: str,
 ) -> Decoded:
-    """Greedy decoding with ST-GradCAM in each step; what comes after the end means nothing."""
+    """Greedy decoding with ST-GradCAM in each step; what comes after the end means nothing.
+
+    Args:
+      params: see `step`.
+      features: of the segments.
+      mask: 1 for each segment there is.
+      num_steps: t.
+      assembly: see `assemble`.
+    """
     projected = features @ params["attention"]["features"]
     end = params["decoder"]["embedding"].shape[0] - 1
 
@@ -236,7 +263,12 @@ def step_of_class(decoded: Decoded) -> Int[Array, " c"]:
 
 
 def coverage_loss(attention: Float[Array, "t N"], valid: Float[Array, " t"]) -> Float[Array, ""]:
-    """Eq. 17 as printed, of adjacent steps, summed over the steps after the first that are valid."""
+    """Eq. 17 as printed, of adjacent steps, summed over the steps after the first that are valid.
+
+    Args:
+      attention: of each step.
+      valid: 1 for a step that says a class.
+    """
     cumulative = jnp.cumsum(attention, axis=1).sum(axis=1)
     return (nn.relu(jnp.diff(cumulative)) * valid[1:]).sum()
 
