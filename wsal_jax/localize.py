@@ -35,19 +35,29 @@ def components(mask: Bool[np.ndarray, " n"]) -> Int[np.ndarray, "k 2"]:
 def runs_above(
     values: Float[np.ndarray, " n"], levels: Iterable[Float[np.ndarray, ""] | float]
 ) -> Int[np.ndarray, "k 2"]:
-    """The `components` above each of the levels, one level after the other."""
+    """The `components` above each of the levels, one level after the other.
+
+    Args:
+      values: of the snippets.
+      levels: absolute.
+    """
     return np.concatenate([components(values > level) for level in levels])
 
 
 def run_sums(values: Float[np.ndarray, " n"], runs: Shaped[np.ndarray, "k 2"]) -> Float[np.ndarray, " k"]:
-    """The sum of the values of each run; of a snippet that it covers in part, that part. What is outside adds 0."""
+    """The sum of the values of each run; of a snippet that it covers in part, that part. What is outside adds 0.
+
+    Args:
+      values: of the snippets.
+      runs: from edge to edge, which need not be those of snippets.
+    """
     total = np.append(0, np.cumsum(values, dtype=np.float64))
     start, end = np.interp(runs, np.arange(len(total)), total).T
     return end - start
 
 
 def run_means(values: Float[np.ndarray, " n"], runs: Shaped[np.ndarray, "k 2"]) -> Float[np.ndarray, " k"]:
-    """The mean over the part of each run that is among the n values; 0 where there is none."""
+    """The mean over the part of each run that is among the n values; 0 where there is none. See `run_sums`."""
     length = np.diff(runs.clip(0, len(values)), axis=1)[:, 0]
     return run_sums(values, runs) / np.where(length > 0, length, 1)
 
@@ -62,7 +72,14 @@ def upsample(values: Float[np.ndarray, "n c"], factor: int) -> Float[np.ndarray,
 def detections(
     runs: Shaped[np.ndarray, "k 2"], label: int | np.integer, scores: Float[np.ndarray, " k"], meta: Meta
 ) -> Detections:
-    """Runs of one class in seconds, clipped to [0, meta.duration]; those that are empty then go."""
+    """Runs of one class in seconds, clipped to [0, meta.duration]; those that are empty then go.
+
+    Args:
+      runs: from edge to edge, in snippets.
+      label: the class.
+      scores: of the runs.
+      meta: of the video.
+    """
     segments = snippet_to_seconds(runs - 0.5, meta).clip(0, meta.duration)
     real = segments[:, 0] < segments[:, 1]
     return Detections(segments[real], np.full(real.sum(), label), scores[real])
@@ -75,10 +92,15 @@ def join(found: Iterable[Detections]) -> Detections:
 
 
 def nms(segments: Float[np.ndarray, "k 2"], scores: Float[np.ndarray, " k"], iou: float) -> Int[np.ndarray, " kept"]:
-    """Non-maximum suppression (`iou` is the threshold): indices of the segments that are kept, by descending score.
+    """Non-maximum suppression: indices of the segments that are kept, by descending score.
 
     A segment goes if its temporal IoU with a kept one of higher score is > `iou`. Equal scores rank in input order.
     Lengths are seconds: BaS-Net and its successors add 1 to them, so they also merge short segments that are disjoint.
+
+    Args:
+      segments: in any order.
+      scores: of the segments.
+      iou: the most that two kept segments overlap by.
     """
     by_start, first, last = _by_start(segments)
     rest, kept = np.ones(len(scores), bool), []

@@ -280,6 +280,7 @@ def warm(config: ConfigDict, epoch: Int[Array, ""]) -> Float[Array, ""] | float:
 
 
 def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
+    """The groups attention and classifier and, with L_re, encoder and decoder."""
     keys = jax.random.split(key, 4)
     d, k = sum(spec.dims), spec.num_classes + 1
     z, h = config.latent, config.cvae_hidden

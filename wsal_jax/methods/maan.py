@@ -50,10 +50,12 @@ class Extras(NamedTuple):
 
 
 def attend(config: ConfigDict, params: Params, video: Video) -> Float[Array, " n"]:
+    """The attention, or p of MAAN; 0 where masked."""
     return layers.attend(params["attention"], video.features, ACTIVATIONS[config.activation]) * video.mask
 
 
 def pool(config: ConfigDict, attention: Float[Array, " n"], video: Video) -> Float[Array, " d"]:
+    """The video's feature by `config.aggregator`; `attention` weighs the snippets of `video`."""
     if config.aggregator in SUMS:
         scale = (1 if config.aggregator == "stpn_mean" else config.num_snippets) / jnp.maximum(video.mask.sum(), 1)
         return scale * aggregate.weighted_sum(attention, video.features, video.mask)
@@ -61,6 +63,7 @@ def pool(config: ConfigDict, attention: Float[Array, " n"], video: Video) -> Flo
 
 
 def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
+    """The groups attention and classifier."""
     attention_key, classifier_key = jax.random.split(key)
     return {
         "attention": layers.init_attention(attention_key, sum(spec.dims), config.hidden),

@@ -287,6 +287,7 @@ def has_terms(config: ConfigDict) -> tuple[bool, ...]:
 
 
 def on_grid(config: ConfigDict, video: Video) -> tuple[Float[Array, "N d"], Float[Array, " N"]]:
+    """The features of the segments, and their mask."""
     chosen = grid(video.length, config.segments)
     return video.features[chosen], video.mask[chosen]
 
