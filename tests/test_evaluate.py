@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from wsal_jax import evaluate, methods, metrics, train
+from wsal_jax import evaluate, method, methods, metrics, train
 from wsal_jax.data import pipeline
 from wsal_jax.data.clips import Clips
 from wsal_jax.types import Annotation, Detections, InputError, Scores, Video
