@@ -16,7 +16,7 @@ def init_dense(key: PRNGKeyArray, inputs: int, outputs: int) -> dict[str, Array]
     return {"kernel": jax.nn.initializers.lecun_normal()(key, (inputs, outputs)), "bias": jnp.zeros(outputs)}
 
 
-def dense(layer: dict[str, Array], x: Float[Array, "*n i"]) -> Float[Array, "*n o"]:
+def dense(layer: dict[str, Any], x: Float[Array, "*n i"]) -> Float[Array, "*n o"]:
     """A fully-connected layer."""
     return x @ layer["kernel"] + layer["bias"]
 
