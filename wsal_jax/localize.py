@@ -32,9 +32,7 @@ def components(mask: Bool[np.ndarray, " n"]) -> Int[np.ndarray, "k 2"]:
     return np.flatnonzero(np.diff(mask, prepend=False, append=False)).reshape(-1, 2)
 
 
-def runs_above(
-    values: Float[np.ndarray, " n"], levels: Iterable[Float[np.ndarray, ""] | float]
-) -> Int[np.ndarray, "k 2"]:
+def runs_above(values: Float[np.ndarray, " n"], levels: Iterable[float | np.floating]) -> Int[np.ndarray, "k 2"]:
     """The `components` above each of the levels, one level after the other.
 
     Args:
