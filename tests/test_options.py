@@ -58,23 +58,12 @@ def test_options_that_cannot_work_are_refused(config, data, option, value, messa
         check(toy(), config, data, sharding.make_mesh())
 
 
-def test_a_video_of_too_many_classes_is_named(config, data):
-    most = data.labels.sum(axis=1)
-    check(toy(max_labels=int(most.max())), config, data, one_device())
-    named = rf"config\.method\.max_classes={int(most.max()) - 1}: .* {data.metas[most.argmax()].id} has"
-    with pytest.raises(InputError, match=named):
-        check(toy(max_labels=int(most.max()) - 1), config, data, one_device())
+def test_a_method_may_refuse_data(config, data):
+    def refuse(data):
+        raise InputError(f"not these {len(data.metas)}")
 
-
-def test_a_method_that_counts_is_refused_data_without_counts(config, data):
-    mesh, counting = one_device(), toy(uses_counts="leave the counts out")
-    check(counting, config, data, mesh)
-    counts = data.counts.copy()
-    counts[[3, 5]] = -1
-    partly = data._replace(counts=counts)
-    with pytest.raises(InputError, match=rf"2 of 12 \(the first is {data.metas[3].id}\).*or leave the counts out"):
-        check(counting, config, partly, mesh)
-    check(toy(), config, partly, mesh)
+    with pytest.raises(InputError, match="not these 12"):
+        check(toy(check=refuse), config, data, one_device())
 
 
 @pytest.mark.parametrize(

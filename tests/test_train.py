@@ -11,7 +11,7 @@ import optax
 import pytest
 from ml_collections import FrozenConfigDict
 
-from wsal_jax import checkpoint, method, sharding, signals, train
+from wsal_jax import checkpoint, method, methods, sharding, signals, train
 from wsal_jax.data import pipeline
 from wsal_jax.method import Method, Phase
 from wsal_jax.types import InputError, Scores, Video
@@ -38,21 +38,21 @@ def toy(**changes):
         shape = (sum(spec.dims), spec.num_classes)
         return {"first": jax.random.normal(a, shape), "second": jax.random.normal(b, shape)}
 
-    def loss(sign, params, video, key, epoch):
+    def loss(sign, params, video, step):
         x = (video.mask[:, None] * video.features).mean(0)
         value = ((x @ (params["first"] + sign * params["second"]) - video.labels) ** 2).sum()
-        return value, {"loss": value, "epoch": epoch.astype(jnp.float32), "mask": video.mask.mean()}
+        return value, {"loss": value, "epoch": step.epoch.astype(jnp.float32), "mask": video.mask.mean()}
 
     def score(params, video):
         cas = video.features @ params["first"] * video.mask[:, None]
-        return Scores(cas.max(0), cas, video.mask, {})
+        return Scores(cas.max(0), cas, video.mask)
 
     phases = (Phase("a", partial(loss, 1), ("first",), 2), Phase("b", partial(loss, -1), ("second",), 1))
     return Method(init, phases, score)._replace(**changes)
 
 
 def test_seeds_are_trained_alike_together_and_alone(config, data, tmp_path):
-    maan = method.get(config.method)
+    maan = methods.get(config.method)
     config.seeds = 3
     together = train.fit(maan, data, ["rgb"], config, one_device(), tmp_path / "three")
     config.seeds, config.seed = 1, 2
@@ -63,7 +63,7 @@ def test_seeds_are_trained_alike_together_and_alone(config, data, tmp_path):
 
 
 def test_reading_from_disk_trains_the_same_model(config, data, tmp_path):
-    maan = method.get(config.method)
+    maan = methods.get(config.method)
     params = {}
     for config.data.placement in ("device", "stream"):
         directory = tmp_path / config.data.placement
@@ -73,7 +73,7 @@ def test_reading_from_disk_trains_the_same_model(config, data, tmp_path):
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_eight_devices_have_the_gradients_of_one(config, data, tmp_path, placement):
-    maan = method.get(config.method)
+    maan = methods.get(config.method)
     config.optimizer = dict(name="sgd", learning_rate=1.0)  # parameters move by the gradient
     config.steps, config.seeds, config.data.placement = 1, 2, placement
     before = jax.device_get(train.init(maan, method.Spec((data.dims["rgb"],), 3), config, 1, "rgb").params)
@@ -316,7 +316,7 @@ def test_rounds_phases_and_seeds_compile_the_loop_once(config, data, tmp_path, m
 def test_every_round_begins_the_schedule_of_the_learning_rate_anew(config, data, tmp_path):
     """With a gradient of 1, SGD moves by the rates: 1, 1, 0.5, 0.5 in each round."""
 
-    def loss(params, video, key, epoch):
+    def loss(params, video, step):
         return params["a"], {"loss": params["a"]}
 
     config.optimizer = dict(
@@ -329,7 +329,7 @@ def test_every_round_begins_the_schedule_of_the_learning_rate_anew(config, data,
     falling = Method(
         lambda key, spec: {"a": jnp.zeros(())},
         (Phase("a", loss, ("a",)),),
-        lambda params, video: Scores(0, 0, 0, {}),
+        lambda params, video: Scores(0, 0, 0),
         rounds=2,
         revise=lambda keep, scores, labels: keep,
     )

@@ -20,7 +20,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from ml_collections import FrozenConfigDict
 
-from wsal_jax import method, metrics, sharding
+from wsal_jax import method, methods, metrics, sharding
 from wsal_jax import train as loop
 from wsal_jax.aggregate import marginalized_average, marginalized_average_scan
 from wsal_jax.types import Annotation, Detections
@@ -112,7 +112,7 @@ def train(args: argparse.Namespace) -> None:
         path, _, switches = text.partition(":")
         config = runpy.run_path(path)["get_config"](switches)
         config.seeds = seeds
-        whole = method.get(config.method)
+        whole = methods.get(config.method)
         for phase in whole.phases:
             one = whole._replace(phases=(phase,))
             state = sharding.replicate(mesh, loop.init(one, method.Spec((d,), classes), config, len(features)))

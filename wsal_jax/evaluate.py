@@ -21,9 +21,10 @@ from wsal_jax import localize, results
 from wsal_jax.data import pipeline
 from wsal_jax.data.clips import Clips
 from wsal_jax.formats import submissions
-from wsal_jax.method import Method, Params
+from wsal_jax.fuse import fuse
+from wsal_jax.method import Method, Params, options_of
 from wsal_jax.results import FUSED, SHUFFLED, WHOLE, Results
-from wsal_jax.types import Detections, Scores, Video
+from wsal_jax.types import SEQUENCES, Detections, Model, Scores, Video
 
 
 @lru_cache
@@ -58,7 +59,8 @@ def score(method: Method, params: Params, data: pipeline.Dataset, streams: Seque
                 n = data.metas[video].length
                 for seed in range(seeds):
                     one = jax.tree.map(lambda x: x[seed, row], scores)  # noqa: B023
-                    result[seed][video] = one._replace(cas=one.cas[:n], attention=one.attention[:n])
+                    there = {name: getattr(one, name) for name in SEQUENCES if getattr(one, name) is not None}
+                    result[seed][video] = one._replace(**{name: x[:n] for name, x in there.items()})
             bar.update(len(batch.videos))
     return result
 
@@ -70,16 +72,24 @@ def detect(
 
     Returns the scores by model, with the shuffled ones, and the detections by row of the table.
     """
+    common = options_of(config.localize, "", "config.localize")
+    own = {name: options_of(config.localize, name, "config.localize") for name in scores}
+    of_models = {name: [Model(video, own[name]) for video in of] for name, of in scores.items()}
+    rows = {
+        name: [method.propose((one,), one, meta) for one, meta in zip(of, data.metas)] for name, of in of_models.items()
+    }
     final = next(iter(scores))
     if len(scores) > 1:
-        final = FUSED
-        scores = {**scores, FUSED: [method.fuse(video, config.fusion) for video in zip(*scores.values())]}
+        final, together = FUSED, list(zip(*of_models.values()))
+        fused = [fuse([one.scores for one in models], config.fusion) for models in together]
+        scores = {**scores, FUSED: fused}
+        rows[FUSED] = [
+            method.propose(models, Model(one, common), meta) for models, one, meta in zip(together, fused, data.metas)
+        ]
     rng = np.random.default_rng(seed)
-    propose = method.propose
     shuffled = [localize.shuffle(video, rng) for video in scores[final]]
-    rows = {name: [propose(*video, config.localize) for video in zip(of, data.metas)] for name, of in scores.items()}
-    rows[WHOLE] = [localize.whole_video(*video, config.localize) for video in zip(scores[final], data.metas)]
-    rows[SHUFFLED] = [localize.propose(*video, config.localize) for video in zip(shuffled, data.metas)]
+    rows[WHOLE] = [localize.whole_video(*video, common) for video in zip(scores[final], data.metas)]
+    rows[SHUFFLED] = [localize.propose((), Model(video, common), meta) for video, meta in zip(shuffled, data.metas)]
     return {**scores, SHUFFLED: shuffled}, rows
 
 
@@ -97,9 +107,8 @@ def report(
     are the first seed's; those of the others are called `detections_seed<seed>.json`. Test videos without annotations
     are detected in, not measured; where none is annotated, there is no results.json.
     """
-    supervision = "video labels and counts" if method.uses_counts else "video labels"
     seeds = list(range(config.seed, config.seed + config.seeds))
-    about = results.describe(data, config, supervision, seeds)
+    about = results.describe(data, config, method.supervision, seeds)
     tables, attention = [], []
     for i, seed in enumerate(tqdm(seeds, desc="detect", unit="seed")):
         of_models, rows = detect(method, {name: of[i] for name, of in scores.items()}, data, config, seed)

@@ -22,7 +22,8 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from wsal_jax import checkpoint, evaluate, method, options, results
+from wsal_jax import checkpoint, evaluate, options, results
+from wsal_jax import methods as registry
 from wsal_jax.data import pipeline
 from wsal_jax.method import Params
 from wsal_jax.types import InputError
@@ -55,7 +56,7 @@ def load(folder: Path) -> Run:
     config = ConfigDict({name: value for name, value in record.items() if name != "dataset"})
     params = {}
     for model in config.streams:
-        total = method.get(config.method, model).rounds * config.steps
+        total = registry.get(config.method, model).rounds * config.steps
         directory = folder / "checkpoints" / model
         if checkpoint.latest(directory) != total:
             reached = f"{model} is at step {checkpoint.latest(directory) or 0} of {total}"
@@ -105,7 +106,7 @@ def table(old: Path, new: Path, workdir: Path, root: str = "") -> str:
     highlights = options.check_evaluation(config, data)
     if not any(len(data.annotations[i].labels) for i in results.annotated(data)):
         raise InputError(f"{config.data.name}: no test video is annotated, so there is nothing to compare")
-    methods = {model: method.get(config.method, model) for model in config.streams}
+    methods = {model: registry.get(config.method, model) for model in config.streams}
     rows = {}
     for attention, classifier in itertools.product(runs, runs):
         folder = workdir / f"attention_{attention}_classifier_{classifier}"

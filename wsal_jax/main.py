@@ -8,7 +8,8 @@ from absl import app, flags, logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
-from wsal_jax import checkpoint, evaluate, method, options, results, sharding, signals, train
+from wsal_jax import checkpoint, evaluate, options, results, sharding, signals, train
+from wsal_jax import methods as registry
 from wsal_jax.data import pipeline
 from wsal_jax.data.clips import Clips
 from wsal_jax.method import Method
@@ -31,7 +32,7 @@ def run(config: ConfigDict, workdir: str | None = None) -> str:
     Raises:
       InputError: an option or a file that cannot work; nothing is trained then, and nothing overwritten.
     """
-    methods = {model: method.get(config.method, model) for model in config.streams}
+    methods = {model: registry.get(config.method, model) for model in config.streams}
     mesh, first = sharding.make_mesh(), jax.process_index() == 0
     if first:  # the others find it built, unless their disks are their own
         pipeline.build(config.data)

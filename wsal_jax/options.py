@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from wsal_jax import configs, metrics, train
 from wsal_jax.data import clips, pipeline
 from wsal_jax.data.clips import Clips
-from wsal_jax.method import Method
+from wsal_jax.method import Method, options_of
 from wsal_jax.types import InputError
 
 
@@ -108,7 +108,7 @@ def check(
     """
     check_training(config, data["train"], mesh)
     for method in methods:
-        check_method(method, config, data["train"])
+        method.check(data["train"])
     return check_evaluation(config, data["test"])
 
 
@@ -154,22 +154,6 @@ def check_optimizer(config: ConfigDict) -> None:
         raise InputError(f"config.optimizer.learning_rate={schedule}: {rate}; it must be finite and not negative")
 
 
-def check_method(method: Method, config: ConfigDict, data: pipeline.Dataset) -> None:
-    """Raises InputError for training data that a method cannot learn from."""
-    unknown = [meta.id for meta, counts in zip(data.metas, data.counts) if counts.min() < 0]
-    if method.uses_counts and unknown:
-        raise InputError(
-            f"{config.method.name} learns from how often each class occurs in a training video, which is not known of "
-            f"{len(unknown)} of {len(data.metas)} (the first is {unknown[0]}): annotate them, or {method.uses_counts}"
-        )
-    most = data.labels.sum(axis=1)
-    if method.max_labels is not None and most.max() > method.max_labels:
-        raise InputError(
-            f"config.method.max_classes={method.max_labels}: the training video {data.metas[most.argmax()].id} has "
-            f"{int(most.max())} classes; give at least as many"
-        )
-
-
 def check_evaluation(config: ConfigDict, data: pipeline.Dataset) -> dict[str, Clips]:
     """Finds what cannot be evaluated; returns the highlight clips by video id, if any.
 
@@ -185,6 +169,8 @@ def check_evaluation(config: ConfigDict, data: pipeline.Dataset) -> dict[str, Cl
     if config.localize.soft_nms < 0 or options.bootstrap < 0:
         given = f"config.localize.soft_nms={config.localize.soft_nms}, config.evaluation.bootstrap={options.bootstrap}"
         raise InputError(f"{given}: must not be negative")
+    for model in config.streams:
+        options_of(config.localize, model, "config.localize")
     if config.data.name != "feature_folder":
         return {}
     return clips.read(Path(config.data.root), data.class_names)

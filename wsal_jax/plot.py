@@ -35,8 +35,8 @@ def draw(
     - true: a bar for each true segment, which also tints the rows below;
     - each entry of `scores`: its class activation sequence (no padding) as steps that meet midway between snippets, on
       a scale of its own, which includes 0; the number is the maximum;
-    - attention: where entries have `extras["class_attention"]` [n c] (padded or not), as STAR has, what each attends to
-      for this class, on a scale from 0 to 1;
+    - attention: where entries have a `class_attention`, as STAR has, what each attends to for this class, on a scale
+      from 0 to 1;
     - detected: a bar for each detection, the darker and higher the higher its score is, compared to the video's best.
 
     Shown are the classes that are true, then those that are detected, the best first, but no more than `MAX_CLASSES`;
@@ -44,9 +44,7 @@ def draw(
     """
     classes = choose_classes(annotation, scores, detections)
     shown = classes[:MAX_CLASSES]
-    attend = {
-        name: score.extras["class_attention"] for name, score in scores.items() if "class_attention" in score.extras
-    }
+    attend = {name: score.class_attention for name, score in scores.items() if score.class_attention is not None}
     heights = [HEADER, TRUE, *[MODEL] * len(scores), *[ATTENTION] * bool(attend), DETECTED] * len(shown)
     height = TOP + sum(heights) + BOTTOM
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
@@ -73,7 +71,7 @@ def draw(
             dress(curves[-1], "attention")
             curves[-1].set_yticks([1], ["1"], size=7, color="0.35")
         for name, attention in attend.items():
-            steps = attention[: meta.length, label]
+            steps = attention[:, label]
             steps = np.append(steps, steps[-1])
             curves[-1].plot(edges, steps, drawstyle="steps-post", color=colors[name], linewidth=0.8)
             curves[-1].set_ylim(0, 1.1)

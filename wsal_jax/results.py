@@ -90,9 +90,9 @@ def attend(scores: dict[str, list[Scores]], data: pipeline.Dataset) -> Table:
     for name, of in scores.items():
         sets = []
         for i in annotated(data):
-            meta, evidence = data.metas[i], of[i].extras.get("evidence")
+            meta, evidence = data.metas[i], of[i].evidence
             if evidence is not None:
-                evidence = (evidence[: meta.length] * data.labels[i]).max(axis=1) > ACTIVE
+                evidence = (evidence * data.labels[i]).max(axis=1) > ACTIVE
             sets.append((localize.inside(data.annotations[i], meta), of[i].attention > ACTIVE, evidence))
         table[name] = {column: {"value": 100 * x} for column, x in metrics.attention_statistics(sets).items()}
     return table

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from wsal_jax import checkpoint, sharding, signals
 from wsal_jax.data import pipeline
 from wsal_jax.keys import named
-from wsal_jax.method import Method, Params, Phase, Spec
+from wsal_jax.method import BATCH, Method, Params, Phase, Spec, Step
 from wsal_jax.types import InputError, Video
 
 Log = Callable[[int, dict[str, Float[np.ndarray, " s"]]], None]
@@ -101,21 +101,25 @@ def update(
     key: PRNGKeyArray,
     epoch: Int[Array, ""],
 ) -> tuple[Params, Any, dict[str, Float[Array, ""]], Float[Array, ""]]:
-    """One step of one phase and one seed on a batch of videos; groups outside `phase.trains` are returned as given.
+    """One step of one phase and one seed on a batch of videos; groups it neither trains nor tracks are as given.
 
     The last result is the loss before the step, NaN if it or a gradient is not finite.
     """
 
     def batch_loss(trained):
         keys = jax.random.split(key, videos.labels.shape[0])
-        losses, metrics = jax.vmap(phase.loss, (None, 0, 0, None))({**params, **trained}, videos, keys, epoch)
-        return losses.mean(), jax.tree.map(jnp.mean, metrics)
+        out_axes = (0, (0, None) if phase.tracks else 0)
+        loss = jax.vmap(phase.loss, (None, 0, Step(0, None)), out_axes, axis_name=BATCH)
+        losses, aux = loss({**params, **trained}, videos, Step(keys, epoch))
+        metrics, tracked = aux if phase.tracks else (aux, {})
+        return losses.mean(), (jax.tree.map(jnp.mean, metrics), {group: tracked[group] for group in phase.tracks})
 
     trained = {group: params[group] for group in phase.trains}
-    (loss, metrics), gradients = jax.value_and_grad(batch_loss, has_aux=True)(trained)
+    (loss, (metrics, tracked)), gradients = jax.value_and_grad(batch_loss, has_aux=True)(trained)
     finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves((loss, gradients))]).all()
     updates, opt_state = optimizer.update(gradients, opt_state, trained)
-    return {**params, **optax.apply_updates(trained, updates)}, opt_state, metrics, jnp.where(finite, loss, jnp.nan)
+    params = {**params, **optax.apply_updates(trained, updates), **tracked}
+    return params, opt_state, metrics, jnp.where(finite, loss, jnp.nan)
 
 
 @lru_cache

@@ -46,9 +46,24 @@ class Scores(NamedTuple):
     """Class activation sequence."""
     attention: Float[Any, " n"]
     """Class-agnostic attention."""
-    extras: dict[str, Any]
-    """Further arrays that a method's own `propose` or `revise` wants. One has a meaning for all: "evidence" [n c], the
-    probability of each class at each snippet whatever the attention; evaluation compares the attention with it."""
+    extras: Any = None
+    """What else the method's own `propose` or `revise` wants: a NamedTuple of arrays, with the padding."""
+    evidence: Float[Any, "n c"] | None = None
+    """Probability of each class at each snippet whatever the attention, of methods that have one."""
+    class_attention: Float[Any, "n c"] | None = None
+    """What is attended to for each class, of methods that have one."""
+
+
+SEQUENCES = ("cas", "attention", "evidence", "class_attention")
+"""The fields of `Scores` that run along the snippets."""
+
+
+class Model(NamedTuple):
+    """What a model says of one video, without padding, and how segments are looked for in it; stays on the host."""
+
+    scores: Scores
+    options: Any
+    """`config.localize`, with the model's own options."""
 
 
 class Meta(NamedTuple):
