@@ -60,14 +60,13 @@ def encode(
     seed=0,
     **options,
 ) -> Path:
-    """Writes a video of which frame i is shown at times[i] seconds; frame i is of gray level 2 i (while there are).
-
-    A square wanders over it, so that there is motion.
+    """Writes a video of which frame i is shown at times[i] seconds, and is `picture(i)`.
     """
     import av
 
     with av.open(str(path), "w", format=container or None, options=options) as output:
-        stream = output.add_stream(codec, rate=Fraction(1 / time_base).limit_denominator(90_000))
+        fine = {"qmin": "1", "qmax": "2"} if codec in ("mpeg4", "mpeg2video", "mjpeg") else {}
+        stream = output.add_stream(codec, rate=Fraction(1 / time_base).limit_denominator(90_000), options=fine)
         stream.width, stream.height = size
         stream.pix_fmt = pixels
         stream.codec_context.time_base = time_base
@@ -82,8 +81,9 @@ def encode(
 
 
 def picture(index, size=(WIDTH, HEIGHT), seed=0):
+    """Gray of level 4 * (index % 60), and a reddish square that wanders, so that there is motion."""
     width, height = size
-    image = np.full((height, width, 3), 2 * index % 240, np.uint8)
+    image = np.full((height, width, 3), 4 * (index % 60), np.uint8)
     left = (5 * index + 7 * seed) % (width - 8)
     image[height // 2 : height // 2 + 8, left : left + 8] = (250, 20 * seed % 200, 10)
     return image
