@@ -93,9 +93,7 @@ def test_mean_rate_and_varying_rate(tmp_path):
 
 
 def test_first_time_is_zero(tmp_path):
-    stream = encode(
-        tmp_path / "a.ts", [t + 6 for t in regular(50)], codec="mpeg2video", time_base=Fraction(1, 25)
-    )
+    stream = encode(tmp_path / "a.ts", [t + 6 for t in regular(50)], codec="mpeg2video", time_base=Fraction(1, 25))
     late = encode(tmp_path / "b.mkv", [t + Fraction(7, 10) for t in regular(50)])
     for path in (stream, late):
         pictures, seen = read(path)
@@ -121,7 +119,9 @@ def test_playlists_are_not_opened(tmp_path):
 def test_files_that_are_no_videos(tmp_path):
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "text.mp4").write_text("not a video\n" * 100)
-    (tmp_path / "dash.mp4").write_text('<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"/>')
+    (tmp_path / "dash.mp4").write_text(
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"/>'
+    )
     still = av.CodecContext.create("mjpeg", "w")
     still.width, still.height, still.pix_fmt, still.time_base = WIDTH, HEIGHT, "yuvj420p", Fraction(1, 25)
     frame = av.VideoFrame.from_ndarray(picture(3), format="rgb24").reformat(format="yuvj420p")

@@ -60,8 +60,7 @@ def encode(
     seed=0,
     **options,
 ) -> Path:
-    """Writes a video of which frame i is shown at times[i] seconds, and is `picture(i)`.
-    """
+    """Writes a video of which frame i is shown at times[i] seconds, and is `picture(i)`."""
     import av
 
     with av.open(str(path), "w", format=container or None, options=options) as output:

@@ -196,10 +196,21 @@ def pictures(
         yield time, functools.cache(functools.partial(_convert, frame, shape, reformatter))
 
 
+@functools.cache
+def _one_thread() -> dict[str, int]:
+    """Scaling small pictures on all cores takes longer; an older PyAV does not, and has no word for it."""
+    try:
+        VideoReformatter().reformat(av.VideoFrame(16, 16, "rgb24"), 8, 8, threads=1)
+    except TypeError:
+        return {}
+    return {"threads": 1}
+
+
 def _convert(frame: Any, shape: tuple[int, int], reformatter: VideoReformatter) -> np.ndarray:
     turns = round(frame.rotation) // 90 % 4
     width, height = shape[::-1] if turns % 2 else shape
-    rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR).to_ndarray()
+    way = Interpolation.BILINEAR
+    rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=way, **_one_thread()).to_ndarray()
     return np.ascontiguousarray(np.rot90(rgb, turns))
 
 

@@ -150,7 +150,7 @@ def known(videos: dict[str, Path], labels: Path | None, annotations: Path | None
         splits.setdefault(id, split or "")
         entry = entries.setdefault(id, {})
         if not splits[id]:
-            missing = f"is not in {labels.name}: add a line" if labels else "has no split: give --labels FILE"
+            missing = f"not in {labels.name}: add a line" if labels else "no split is known: give --labels FILE"
             problems.add(repr(id), f"{missing}, or --split train or test for such videos")
         try:
             marked = {one["label"] for one in entry.get("annotations", ())}
