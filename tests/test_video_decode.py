@@ -158,7 +158,7 @@ def test_cover_pictures_are_passed_over(tmp_path):
         cover, stream = output.add_stream("mjpeg", rate=25), output.add_stream("libx264", rate=25, options={"qp": "0"})
         for one, pixels in ((cover, "yuvj420p"), (stream, "yuv420p")):
             one.width, one.height, one.pix_fmt = WIDTH, HEIGHT, pixels
-        cover.disposition = av.stream.Disposition.attached_pic
+        cover.disposition = int(av.stream.Disposition.attached_pic.value)
         for one, count in ((cover, 1), (stream, 20)):
             for i in range(count):
                 frame = av.VideoFrame.from_ndarray(picture(100 if one is cover else i), format="rgb24")

@@ -4,7 +4,6 @@ import json
 import shutil
 import uuid
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 import apache_beam as beam
@@ -19,26 +18,20 @@ class Extract(beam.DoFn):
 
     def __init__(self, target: folder.Target):
         self._target = target
+        self._run: features.Run | None = None
 
-    @cached_property
-    def _ready(self) -> tuple[folder.Target, features.Run]:
-        target = self._target
-        if not target.options.batch:  # of the machine that does the work
-            target = target._replace(options=target.options._replace(batch=features.default_batch()))
-        return target, features.make_run(target.extractor, target.options.batch)
+    def _make_run(self) -> features.Run:
+        if self._run is None:
+            self._run = features.make_run(self._target.extractor, self._target.options.batch)
+        return self._run
 
     def process(self, job: tuple[str, str, str]):
         """Yields (id, done, lines, truncated) as JSON."""
         id, path, split = job
-        target = self._target
-        one = Job(id, Path(path), split)
-        try:
-            outcome = folder.kept(one, target)
-            if outcome is None:
-                target, run = self._ready
-                outcome = folder.extract_one(one, target, lambda: run)
-        except Exception as error:
-            outcome = folder.failed(one, folder.pool.reason(error))
+        if not self._target.options.batch:  # it depends on the machine that does the work
+            options = self._target.options._replace(batch=features.default_batch())
+            self._target = self._target._replace(options=options)
+        outcome = folder.extract_one(Job(id, Path(path), split), self._target, self._make_run)
         yield json.dumps([id, outcome.done, outcome.lines, outcome.truncated])
 
 
