@@ -21,7 +21,7 @@ pytest.importorskip("cv2", reason="needs the extra [video]")
 import tiny_extractor
 from tiny_extractor import encode, regular
 
-from wsal_jax import extract, main, sharding, video
+from wsal_jax import bench, extract, main, sharding, video
 from wsal_jax.data import feature_folder
 from wsal_jax.data.checks import Problems
 from wsal_jax.types import InputError
@@ -484,3 +484,20 @@ def test_options_that_are_wrong(made, tmp_path, capsys):
     for option, value in (("--fps", "0"), ("--shard", "3/3"), ("--stride", "0"), ("--nonsense", "1")):
         assert run(made / "videos", "--split", "test", "--out", tmp_path, option, value) == 2, option
     assert "i/n with 0 <= i < n" in capsys.readouterr().err
+
+
+def test_bench_tells_of_each_stage(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "product_rate", lambda: 1e9)
+    monkeypatch.setattr(sys, "argv", ["bench", "extract", "--extractor", "tiny"])
+    bench.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert "10.0 s, 15 snippets" in lines[1]
+    assert [line[:28].strip() for line in lines[3:-1]] == [
+        "decode, resample, resize",
+        "None for flow",
+        "network for rgb",
+        "network for flow",
+        "total",
+    ]
+    times = [float(line[28:].split()[0]) for line in lines[3:-1]]
+    assert sum(times[:-1]) == pytest.approx(times[-1], abs=0.3)
