@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from wsal_jax import bench, extract, main, sharding, video
 from wsal_jax.data import feature_folder
 from wsal_jax.data.checks import Problems
 from wsal_jax.types import InputError
-from wsal_jax.video import clips, decode, extractor, features, labels, pool, sidecar
+from wsal_jax.video import clips, decode, extractor, features, folder, labels, pool, sidecar
 
 LABELS = (
     "video,split,labels\na.mp4,train,jump; run\nb,train,run\nvideos/c.mp4,test,run\nd.mkv,test,\nother.mp4,test,x\n"
@@ -349,6 +350,20 @@ def test_a_crash_costs_one_video(tmp_path):
     found = {path.stem: result for path, result, _ in results}
     assert isinstance(found["b"], pool.Failure) and "b.mp4: reading it ended a process" in found["b"].reason
     assert all(found[name][1]["num_features"] == 2 for name in "ac")
+
+
+def test_time_of_tvl1_is_told_before(tmp_path, monkeypatch, capsys):
+    """2 videos of 1,500 frames; each pair takes a second, so two workers need 25 minutes, or half as much again."""
+    times = iter(range(10))
+    monkeypatch.setattr(folder.time, "monotonic", lambda: next(times))
+    made = tiny_extractor.make({}, ("rgb",), 16, None, None)
+    target = folder.Target(tmp_path, made._replace(identity={"flow": "tvl1"}), features.Options())
+    (tmp_path / "a.mp4").write_bytes(b"broken")
+    paths = [tmp_path / "a.mp4", *(encode(tmp_path / f"{name}.mp4", regular(60, 1)) for name in "bc")]
+    folder._warn_of_tvl1(paths, target, 2)
+    assert re.match(
+        r"TV-L1 flow of (2,9\d\d|3,0\d\d) frames: about 25 to 37 minutes on 2 cores", capsys.readouterr().out
+    )
 
 
 def test_errors_of_the_network_are_told_by_video(tmp_path):

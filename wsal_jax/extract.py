@@ -36,15 +36,15 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str] = ()) -> int:
     require()
     from wsal_jax.video import folder
 
-    weights = dict(_pair(text) for text in args.weights)
-    made = extractor.make(args.extractor, weights, args.streams.split(","), args.clip, args.crop, args.flow)
-    batch = args.batch or (0 if args.beam else features.default_batch())
-    options = features.Options(args.fps, args.stride, args.tail, args.max_pixels, batch)
     videos = labels.find_videos(args.videos)
     known = labels.known(videos, args.labels, args.annotations, args.split)
     jobs = [labels.Job(id, path, known.splits[id]) for id, path in videos.items()]
     if args.shard:
         jobs = jobs[args.shard[0] :: args.shard[1]]
+    weights = dict(_pair(text) for text in args.weights)
+    made = extractor.make(args.extractor, weights, args.streams.split(","), args.clip, args.crop, args.flow)
+    batch = args.batch or (0 if args.beam else features.default_batch())
+    options = features.Options(args.fps, args.stride, args.tail, args.max_pixels, batch)
     target = folder.Target(args.out, made, options, args.verify)
     args.out.mkdir(parents=True, exist_ok=True)
     if args.beam:
