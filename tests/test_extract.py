@@ -274,7 +274,12 @@ def test_killed_at_random_and_called_again(made, whole, tmp_path):
     arguments = ["--labels", made / "labels.csv", "--annotations", made / "truth.json", "--out", root]
     command = [sys.executable, "-c", code, made / "videos", *arguments, "--extractor", "tiny", "--workers", "1"]
     paths = [str(Path(tiny_extractor.__file__).parent), str(Path(__file__).parents[1])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "8",
+    }
     rng, killed = random.Random(0), 0
     for files in (1, 4, None, None):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
