@@ -24,6 +24,7 @@ from wsal_jax import method, methods, metrics, sharding
 from wsal_jax import train as loop
 from wsal_jax.aggregate import marginalized_average, marginalized_average_scan
 from wsal_jax.types import Annotation, Detections
+from wsal_jax.video import bench as video
 
 
 def seconds(function, *args) -> float:
@@ -274,9 +275,11 @@ def load(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m wsal_jax.bench", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for run in (aggregate, train, score, build, load):
+    for run in (aggregate, train, score, build, load, video.extract):
         command = commands.add_parser(run.__name__, help=run.__doc__.splitlines()[0])
         command.set_defaults(run=run)
+        if run is video.extract:
+            video.arguments(command)
         if run is train:
             command.add_argument("--config", action="append", required=True, help="as for wsal_jax.main; repeatable")
             command.add_argument("--seeds", type=int, nargs="+", default=[1], help="how many are trained at once")
