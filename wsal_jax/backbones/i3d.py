@@ -13,7 +13,7 @@ which takes a third of the time, and `apply` computes what the form of each kern
 
 import functools
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ BRANCHES = (
     "Branch_3/Conv3d_0b_1x1",
 )
 
-Params = dict[str, dict[str, Array | np.ndarray]]
+Params = dict[str, dict[str, Any]]
 
 
 def names(block: str) -> list[str]:
@@ -131,9 +131,7 @@ def load(path: str | os.PathLike, stream: str, eps: float | None = None) -> Para
     return for_cpu(params) if jax.default_backend() == "cpu" else params
 
 
-def apply(
-    params: Params, clips: Float[Array, "b t h w c"], *, logits: bool = False, pool: int = 7
-) -> Float[Array, "b k"]:
+def apply(params: Params, clips: Float[Any, "b t h w c"], *, logits: bool = False, pool: int = 7) -> Float[Any, "b k"]:
     """The feature of each clip, [b 1024]; or with `logits` its class logits, as the authors' code averages them.
 
     Args:
@@ -150,7 +148,7 @@ def apply(
     if any(-(-n // 32) != pool for n in size):
         raise InputError(f"I3D takes frames of {32 * pool} x {32 * pool} pixels, not {size[0]} x {size[1]}: crop them")
 
-    def one(clip: Float[Array, "t h w c"]) -> Float[Array, " k"]:
+    def one(clip: Float[Any, "t h w c"]) -> Float[Any, " k"]:
         x = _trunk(params, clip).mean((1, 2))
         feature = ((x[1:] + x[:-1]) / 2).mean(0)  # a window of 2 time steps, then all that there are
         if not logits:
@@ -161,11 +159,11 @@ def apply(
     return lax.map(one, clips) if params["Conv3d_1a_7x7"]["kernel"].ndim == 2 else jax.vmap(one)(clips)
 
 
-def _dot(x: Array, kernel: Array) -> Array:
+def _dot(x: Any, kernel: Any) -> Array:
     return jnp.dot(x, kernel, precision=lax.Precision.HIGHEST)  # without it TPUs and GPUs round to fewer bits
 
 
-def _trunk(params: Params, x: Float[Array, "t h w c"]) -> Float[Array, "u v w d"]:
+def _trunk(params: Params, x: Float[Any, "t h w c"]) -> Float[Any, "t2 h2 w2 d"]:
     """Mixed_5c of one clip."""
     x = _unit(params["Conv3d_1a_7x7"], x, stride=2)
     x = max_pool(x, (1, 3, 3), (1, 2, 2))
@@ -181,7 +179,7 @@ def _trunk(params: Params, x: Float[Array, "t h w c"]) -> Float[Array, "u v w d"
     return x
 
 
-def _mixed(units: list[dict], x: Float[Array, "t h w c"]) -> Float[Array, "t h w d"]:
+def _mixed(units: list, x: Float[Any, "t h w c"]) -> Float[Any, "t h w d"]:
     """Four branches on one input. The three products that read it are one, which is faster than three narrow ones."""
     first = [units[i] for i in (0, 1, 3)]
     joined = {
@@ -196,7 +194,7 @@ def _mixed(units: list[dict], x: Float[Array, "t h w c"]) -> Float[Array, "t h w
     return jnp.concatenate([branch_0, branch_1, branch_2, branch_3], -1)
 
 
-def _unit(unit: dict, x: Float[Array, "t h w c"], stride: int = 1) -> Float[Array, "u v w d"]:
+def _unit(unit: dict, x: Float[Any, "t h w c"], stride: int = 1) -> Float[Any, "t2 h2 w2 d"]:
     kernel = unit["kernel"]
     if isinstance(kernel, list):
         x = _conv_3x3x3(x, kernel)
@@ -219,8 +217,8 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def max_pool(
-    x: Float[Array, "t h w c"], window: tuple[int, int, int], stride: tuple[int, int, int]
-) -> Float[Array, "u v w c"]:
+    x: Float[Any, "t h w c"], window: tuple[int, int, int], stride: tuple[int, int, int]
+) -> Float[Any, "t2 h2 w2 c"]:
     """SAME max pool, axis by axis as maxima of slices, which XLA computes faster on CPUs than its reduce_window."""
     for axis, (k, s) in enumerate(zip(window, stride)):
         if k == 1:
@@ -234,7 +232,7 @@ def max_pool(
     return x
 
 
-def _conv_3x3x3(x: Float[Array, "t h w c"], kernel: list[Array]) -> Float[Array, "t h w d"]:
+def _conv_3x3x3(x: Float[Any, "t h w c"], kernel: list) -> Float[Any, "t h w d"]:
     """SAME convolution of stride 1 as matrix products, frame by frame, with Winograd's F(2 x 2, 3 x 3).
 
     Each 2 x 2 cell of the output takes 16 products in height and width, not 36 (Lavin and Gray, CVPR 2016, section
@@ -263,7 +261,7 @@ def _conv_3x3x3(x: Float[Array, "t h w c"], kernel: list[Array]) -> Float[Array,
     return lax.map(frame, jnp.arange(t))[:, :h, :w]
 
 
-def _conv_7x7x7(x: Float[Array, "t h w c"], matrix: Float[Array, "k d"]) -> Float[Array, "u v w d"]:
+def _conv_7x7x7(x: Float[Any, "t h w c"], matrix: Float[Any, "k d"]) -> Float[Any, "t2 h2 w2 d"]:
     """SAME convolution of stride 2: a few rows of a frame at a time, so that their patches stay in the cache."""
     t, h, w = (-(-n // 2) for n in x.shape[:3])
     x = jnp.pad(x, [same_padding(n, 7, 2) for n in x.shape[:3]] + [(0, 0)])

@@ -194,7 +194,7 @@ def _check(path: Path, arrays: dict[str, np.ndarray], stream: str) -> None:
             ours.format(unit): shape[-1:] for ours in OURS if "scale" not in ours or ours.format(unit) in arrays
         }
         expected[OURS[0].format(unit)] = shape
-    classes = np.shape(arrays.get("params/Logits/bias", ()))
+    classes = arrays["params/Logits/bias"].shape if "params/Logits/bias" in arrays else ()
     if "params/Logits/kernel" in arrays or classes:
         expected |= {"params/Logits/kernel": (FEATURES, *classes), "params/Logits/bias": classes[:1]}
     for name in sorted(set(expected) | set(arrays)):
