@@ -17,3 +17,17 @@ def test_operations_of_matrix_products_are_counted():
     run = jax.jit(lambda w: jax.lax.scan(step, w, jnp.arange(5) > 2))
     of_step = 2 * (2 * 3 * 4 * 6 * 7) + 2 * (2 * 7 * 6 * 7)
     assert bench.product_operations(jax.make_jaxpr(run)(w)) == 5 * of_step
+
+
+def test_operations_of_convolutions_are_counted():
+    """Of 2 groups, so each output reads 4 of 8 channels; one for each of 6 images in a loop."""
+    kernel = jnp.ones((3, 5, 4, 10))
+
+    def convolve(x):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x[None], kernel, (2, 1), "SAME", dimension_numbers=numbers, feature_group_count=2
+        )
+
+    counted = bench.product_operations(jax.make_jaxpr(lambda x: jax.lax.map(convolve, x))(jnp.ones((6, 9, 7, 8))))
+    assert counted == 6 * 2 * (5 * 7 * 10) * (3 * 5 * 4)

@@ -24,7 +24,7 @@ from tiny_extractor import encode, regular
 
 from wsal_jax import bench, extract, main, sharding, video
 from wsal_jax.data import feature_folder
-from wsal_jax.data.checks import Problems
+from wsal_jax.formats.checks import Problems
 from wsal_jax.types import InputError
 from wsal_jax.video import clips, decode, extractor, features, folder, labels, pool, sidecar
 

@@ -23,6 +23,7 @@ from ml_collections import FrozenConfigDict
 from wsal_jax import method, methods, metrics, sharding
 from wsal_jax import train as loop
 from wsal_jax.aggregate import marginalized_average, marginalized_average_scan
+from wsal_jax.backbones import efficientnet_lite0, i3d
 from wsal_jax.types import Annotation, Detections
 from wsal_jax.video import bench as video
 
@@ -39,13 +40,20 @@ def seconds(function, *args) -> float:
 
 
 def product_operations(jaxpr: ClosedJaxpr | Jaxpr) -> int:
-    """Multiplications and additions in the matrix products of a jaxpr; of the branches of a condition, the most."""
+    """Multiplications and additions in the matrix products and convolutions of a jaxpr.
+
+    Of the branches of a condition, the most; of convolutions, those with padding too.
+    """
     total = 0
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
             total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[i] for i in contracted)
+        elif equation.primitive.name == "conv_general_dilated":
+            kernel, numbers = equation.invars[1].aval.shape, equation.params["dimension_numbers"]
+            per_output = math.prod(kernel) // kernel[numbers.rhs_spec[0]]
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * per_output
         inner = [x for x in jax.tree.leaves(list(equation.params.values())) if isinstance(x, ClosedJaxpr | Jaxpr)]
         counts = [product_operations(x) for x in inner]
         if equation.primitive.name == "cond":
@@ -272,10 +280,49 @@ def load(args: argparse.Namespace) -> None:
         previous = work
 
 
+def backbone(args: argparse.Namespace) -> None:
+    """Networks that make features, with random weights: CPU seconds of a clip of 16 frames, or of an image.
+
+    "GFLOP" is what plain convolutions take, padding included; "share" what that is, in the time taken, of the rate of a
+    product of two float32 matrices of 2,048 x 2,048, timed just before. CPU time counts all cores (`taskset -c 0` for
+    one) and is no measure of accelerators.
+    """
+
+    def cpu_seconds(function, *inputs) -> float:
+        jax.block_until_ready(function(*inputs))
+        times = []
+        for _ in range(args.repeats):
+            start = time.process_time()
+            jax.block_until_ready(function(*inputs))
+            times.append(time.process_time() - start)
+        return min(times)
+
+    key, batch = jax.random.key(0), args.batch
+    x = jax.random.normal(key, (2048, 2048))
+    print(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}, batch {batch}, float32, least of {args.repeats}")
+    print(f"{'network':<20} {'input':>18} {'GFLOP':>7} {'CPU ms':>8} {'share':>6}")
+    rows = [("i3d " + stream, (16, 224, 224, c), i3d.shapes(stream).items(), i3d) for stream, c in i3d.CHANNELS.items()]
+    sizes = {name: kernel for name, (kernel, _) in efficientnet_lite0.shapes().items()}
+    rows.append(("efficientnet_lite0", (224, 224, 3), sizes.items(), efficientnet_lite0))
+    for name, shape, kernels, network in rows:
+        params = {
+            unit: {"kernel": jax.random.normal(key, s) * math.prod(s[:-1]) ** -0.5, "bias": jnp.zeros(s[-1])}
+            for unit, s in kernels
+        }
+        inputs = jax.random.uniform(key, (batch, *shape), minval=-1)
+        operations = product_operations(jax.make_jaxpr(network.apply)(params, inputs)) / batch
+        prepared = i3d.for_cpu(params) if network is i3d and jax.default_backend() == "cpu" else params
+        rate = 2 * 2048**3 / cpu_seconds(jax.jit(jnp.matmul), x, x)
+        took = cpu_seconds(jax.jit(network.apply), prepared, inputs) / batch
+        size = " x ".join(map(str, shape))
+        share = operations / took / rate
+        print(f"{name:<20} {size:>18} {operations / 1e9:>7.2f} {1e3 * took:>8.1f} {share:>6.0%}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m wsal_jax.bench", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for run in (aggregate, train, score, build, load, video.extract):
+    for run in (aggregate, train, score, build, load, backbone, video.extract):
         command = commands.add_parser(run.__name__, help=run.__doc__.splitlines()[0])
         command.set_defaults(run=run)
         if run is video.extract:
@@ -287,6 +334,9 @@ def main() -> None:
             command.add_argument("--gigabytes", type=float, default=1.23, help="of features, 4.1 MB a video")
             command.add_argument("--builds", type=int, default=2, help="how often they are built")
             command.add_argument("--dir", help="for temporary files, as large as the features")
+        if run is backbone:
+            command.add_argument("--batch", type=int, default=1, help="clips or images at once")
+            command.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     args.run(args)
 

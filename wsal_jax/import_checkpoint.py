@@ -3,12 +3,14 @@
     python -m wsal_jax.import_checkpoint dgam --rgb rgb.pth --flow flow.pth --workdir DIR
     python -m wsal_jax.import_checkpoint stpn --rgb rgb/rgb_23100 --flow flow/flow_23100 --workdir DIR
     python -m wsal_jax.main --config=DIR/config.py --config.data.root=FEATURES --workdir=DIR
+    python -m wsal_jax.import_checkpoint i3d --rgb FILE --flow FILE --out FOLDER [--verify]
 
 `dgam` are state dicts of DGAM's authors (github.com/bfshi/DGAM-Weakly-Supervised-Action-Localization), `stpn`
 TensorFlow checkpoints of the reproduction of STPN (github.com/bellos1203/STPN), both of THUMOS14. They are read
 without PyTorch and TensorFlow. `DIR` gets a checkpoint that counts as the last one of a run, so nothing is trained, and
 the config that belongs to it, which takes the switches of its method's config: `--config=DIR/config.py:dataset=...`.
-One of the two streams alone will do. The first evaluation binds `DIR` to its data and options; for others, import anew.
+One of the two streams alone will do. `i3d` are weights of a network, for `wsal_jax.extract`: see
+`wsal_jax/backbones/i3d_weights.py`. The first evaluation binds `DIR` to its data and options; for others, import anew.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from absl import logging
 from flax.traverse_util import unflatten_dict
 
 from wsal_jax import checkpoint
+from wsal_jax.backbones import i3d_weights
 from wsal_jax.data.thumos14 import CLASSES
 from wsal_jax.formats import arrays, tensorflow_checkpoint
 from wsal_jax.formats.checks import FolderError, Problems
@@ -224,17 +227,23 @@ def write(kind: str, files: dict[str, str], workdir: Path) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=FORMATS)
-    parser.add_argument("--rgb", help="file (stpn: its name without .index) of the RGB model")
-    parser.add_argument("--flow", help="the same of the flow model")
-    parser.add_argument("--workdir", type=Path, required=True, help="a new folder")
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    for kind in FORMATS:
+        command = kinds.add_parser(kind)
+        command.add_argument("--rgb", help="file (stpn: its name without .index) of the RGB model")
+        command.add_argument("--flow", help="the same of the flow model")
+        command.add_argument("--workdir", type=Path, required=True, help="a new folder")
+    i3d_weights.add_arguments(kinds.add_parser("i3d", help="weights of the network that `extract` can use"))
     args = parser.parse_args(argv)
     files = {stream: getattr(args, stream) for stream in ("rgb", "flow") if getattr(args, stream)}
-    if not files:
+    if not files and args.kind != "i3d":
         parser.error("give --rgb, --flow or both")
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every step it takes
     try:
-        print(write(args.kind, files, args.workdir))
+        if args.kind == "i3d":
+            i3d_weights.run(args)
+        else:
+            print(write(args.kind, files, args.workdir))
     except (InputError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wsal_jax.data.checks import FolderError, Problems, check_id, is_plain, read_json
+from wsal_jax.formats.checks import FolderError, Problems, check_id, is_plain, read_json
 from wsal_jax.types import InputError
 from wsal_jax.video import sidecar
 

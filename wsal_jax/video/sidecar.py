@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import Float
 
-from wsal_jax.data.checks import Problems
+from wsal_jax.formats.checks import Problems
 from wsal_jax.types import InputError
 
 SPLITS, STREAMS = ("train", "test"), ("rgb", "flow")
