@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tail",
         choices=("drop", "repeat", "cmcs"),
         default="drop",
-        help="the frames behind the last whole clip: see docs",
+        help="drop or repeat (fill up) what is behind the last whole clip; cmcs drops that clip too",
     )
     add("--workers", type=_count, default=os.cpu_count() or 1, help="processes that decode (number of cores)")
     add("--batch", type=_count, help="clips that a network is given at once (4; 16 or more on accelerators)")
