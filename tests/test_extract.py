@@ -24,7 +24,7 @@ from tiny_extractor import encode, regular
 
 from wsal_jax import bench, extract, main, sharding, video
 from wsal_jax.data import feature_folder
-from wsal_jax.formats.checks import Problems
+from wsal_jax.formats.checks import FolderError, Problems
 from wsal_jax.types import InputError
 from wsal_jax.video import clips, decode, extractor, features, folder, labels, pool, sidecar
 
@@ -474,18 +474,28 @@ def test_a_gt_that_cannot_be_read_is_left(made, tmp_path):
 def test_one_extractor_in_a_folder(whole, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(whole, root)
-    problems = Problems()
-    sidecar.check_one_extractor(root, problems)
+    ids, problems = {"train": ["a", "b"], "test": ["c", "d"]}, Problems()
+    extraction = sidecar.check_one_extractor(root, ids, problems)
     assert not problems
+    options = {"resampled_to": 25, "feature_stride_frames": 16, "tail": "drop"}
+    assert extraction == {
+        "extractor": json.loads((root / "features" / "test" / "c.json").read_text())["extractor"],
+        **options,
+    }
     path = root / "features" / "test" / "c.json"
     info = json.loads(path.read_text())
+    path.write_text(json.dumps({**info, "tail": "repeat"}))
+    assert sidecar.check_one_extractor(root, ids, problems) is None and not problems
     path.write_text(json.dumps({**info, "extractor": {**info["extractor"], "version": 2}}))
-    sidecar.check_one_extractor(root, problems)
+    assert sidecar.check_one_extractor(root, {**ids, "test": ["d"]}, problems) == extraction and not problems
+    with pytest.raises(FolderError, match="extract all with one"):
+        feature_folder.check(root)
+    assert sidecar.check_one_extractor(root, ids, problems) is None
     (line,) = problems.lines()
     assert "features/test/rgb/c.npy" in line and '"version": 2' in line and "features/train/rgb/a.npy" in line
     path.write_text("{")
     problems = Problems()
-    sidecar.check_one_extractor(root, problems)
+    sidecar.check_one_extractor(root, ids, problems)
     assert "features/test/c.json: cannot be read" in problems.lines()[0]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -56,13 +56,27 @@ def score(method: Method, params: Params, data: pipeline.Dataset, streams: Seque
         for batch in pipeline.padded(data, streams):
             scores = jax.tree.map(np.asarray, score_all(params, batch.features, batch.mask))
             for row, video in enumerate(batch.videos):
-                n = data.metas[video].length
                 for seed in range(seeds):
-                    one = jax.tree.map(lambda x: x[seed, row], scores)  # noqa: B023
-                    there = {name: getattr(one, name) for name in SEQUENCES if getattr(one, name) is not None}
-                    result[seed][video] = one._replace(**{name: x[:n] for name, x in there.items()})
+                    result[seed][video] = _of_video(scores, seed, row, data.metas[video].length)
             bar.update(len(batch.videos))
     return result
+
+
+def _of_video(scores: Scores, seed: int, row: int, length: int) -> Scores:
+    one = jax.tree.map(lambda x: x[seed, row], scores)
+    there = {name: getattr(one, name) for name in SEQUENCES if getattr(one, name) is not None}
+    return one._replace(**{name: x[:length] for name, x in there.items()})
+
+
+def score_video(method: Method, params: Params, features: Float[np.ndarray, "n d"], num_classes: int) -> list[Scores]:
+    """As `score`, of one video that is in no data set: the scores of every seed."""
+    n, d = features.shape
+    size = int(pipeline.padded_lengths(np.array([n]))[0])
+    filled = np.zeros((1, size, d), np.float32)
+    filled[0, :n] = features
+    mask = (np.arange(size) < n).astype(np.float32)[None]
+    scores = jax.tree.map(np.asarray, make_score(method, num_classes)(params, filled, mask))
+    return [_of_video(scores, seed, 0, n) for seed in range(len(scores.video_score))]
 
 
 def detect(

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str] = ()) -> int:
     jobs = [labels.Job(id, path, known.splits[id]) for id, path in videos.items()]
     if args.shard:
         jobs = jobs[args.shard[0] :: args.shard[1]]
-    weights = dict(_pair(text) for text in args.weights)
+    weights = dict(pair(text) for text in args.weights)
     made = extractor.make(args.extractor, weights, args.streams.split(","), args.clip, args.crop, args.flow)
     batch = args.batch or (0 if args.beam else features.default_batch())
     options = features.Options(args.fps, args.stride, args.tail, args.max_pixels, batch)
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace, beam_arguments: Sequence[str] = ()) -> int:
     return 0
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
     stream, equals, path = text.partition("=")
     if not equals or stream not in ("rgb", "flow") or not path:
         raise InputError(f"--weights {text}: must be rgb=FILE or flow=FILE")

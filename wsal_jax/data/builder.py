@@ -55,6 +55,8 @@ class Folder(NamedTuple):
     classes: list[str]
     videos: dict[str, list[Entry]]
     """By split."""
+    extraction: dict[str, Any] | None = None
+    """How the features were made (`video.sidecar.extraction`), where that is known."""
 
 
 def streams_of(features: Mapping[str, Float[np.ndarray, "_ _"]]) -> dict[str, Stream]:
@@ -184,7 +186,8 @@ class FolderBuilder(StoredBuilder, skip_registration=True):  # type: ignore[call
         features = metadata = None  # TFDS reads them from what is built
         if not self.is_prepared():
             self._checked = self._check()
-            features, metadata = examples.features(self._checked.classes), examples.metadata(self._checked.streams)
+            features = examples.features(self._checked.classes)
+            metadata = examples.metadata(self._checked.streams, self._checked.extraction)
         return tfds.core.DatasetInfo(builder=self, description=type(self).__doc__, features=features, metadata=metadata)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:

@@ -53,14 +53,20 @@ def class_names(info: tfds.core.DatasetInfo) -> list[str]:
     return info.features["segment_labels"].feature.names
 
 
-def metadata(streams: Mapping[str, Stream]) -> tfds.core.MetadataDict:
-    """What `streams` reads again."""
-    return tfds.core.MetadataDict(streams={name: list(stream) for name, stream in streams.items()})
+def metadata(streams: Mapping[str, Stream], extraction: dict[str, Any] | None = None) -> tfds.core.MetadataDict:
+    """What `streams` and `extraction` read again."""
+    known = {"extraction": extraction} if extraction else {}
+    return tfds.core.MetadataDict(streams={name: list(stream) for name, stream in streams.items()}, **known)
 
 
 def streams(info: tfds.core.DatasetInfo) -> dict[str, Stream]:
     """What the features of a builder are like."""
     return {name: Stream(*of) for name, of in info.metadata["streams"].items()}
+
+
+def extraction(info: tfds.core.DatasetInfo) -> dict[str, Any] | None:
+    """How the features of a builder were made, see `builder.Folder`."""
+    return info.metadata.get("extraction")
 
 
 @contextmanager

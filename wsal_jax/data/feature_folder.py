@@ -29,6 +29,9 @@ A split file decides which videos a split has; features that it does not name ar
 `features/<split>` decides. With both split files, entries of `gt.json` that neither of them names are left alone.
 `subset` in `gt.json` is ignored: the training set of THUMOS14 has the subset "validation".
 
+Features of `wsal_jax.extract` have a sidecar each, `features/<split>/<video>.json`. By these, all must be of one
+extractor, and a run knows how to extract new videos.
+
 `check` finds everything that is wrong with a folder. It runs when a builder is made of data that are not built yet.
 """
 
@@ -63,6 +66,7 @@ from wsal_jax.formats.checks import (
 )
 from wsal_jax.times import snippet_to_seconds
 from wsal_jax.types import Meta
+from wsal_jax.video import sidecar
 
 
 def check(root: str | os.PathLike) -> Folder:
@@ -78,7 +82,7 @@ def check(root: str | os.PathLike) -> Folder:
     if not root.is_dir():
         raise FolderError(root, ["there is no such folder: set root to the folder with gt.json in it"])
     gt = _read_gt(root, problems)
-    found = {split: _find_files(root, split) for split in SPLITS}
+    found = {split: find_files(root, f"features/{split}") for split in SPLITS}
     ids = {split: _find_ids(root, split, found, problems) for split in SPLITS}
     for id in sorted(set(ids["train"]) & set(ids["test"])):
         problems.add(repr(id), "is in both splits: take it out of one")
@@ -95,6 +99,7 @@ def check(root: str | os.PathLike) -> Folder:
                 what = f"{stream} features have {has[stream].dim} dimensions, others {streams[stream].dim}"
                 problems.add(where, f"{what}: extract them alike")
     _check_streams(found, ids, problems)
+    extraction = sidecar.check_one_extractor(root, ids, problems)
     listed = all((root / f"split_{split}.txt").exists() for split in SPLITS)
     used = {*ids["train"], *ids["test"]}
     for id in gt["database"] if gt else ():
@@ -104,7 +109,7 @@ def check(root: str | os.PathLike) -> Folder:
     classes = _find_classes(gt, videos, problems)
     if problems:
         raise FolderError(root, problems.lines())
-    return Folder(streams, classes, videos)
+    return Folder(streams, classes, videos, extraction)
 
 
 def _check_streams(found: dict[str, dict[str, dict[str, Path]]], ids: dict[str, list[str]], problems: Problems) -> None:
@@ -157,11 +162,14 @@ def _list(files: dict[str, Path]) -> str:
     return " + ".join(path.as_posix() for path in files.values())
 
 
-def _find_files(root: Path, split: str) -> dict[str, dict[str, Path]]:
-    """The feature files of a split, by video and stream (or "joint"), relative to the root. Opens none of them."""
+def find_files(root: Path, below: str) -> dict[str, dict[str, Path]]:
+    """The feature files in a folder below the root, by video and stream (or "joint"), relative to the root.
+
+    Opens none of them.
+    """
     found: dict[str, dict[str, Path]] = {}
     for kind in (*STREAMS, "joint"):
-        folder = root / "features" / split / ("" if kind == "joint" else kind)
+        folder = root / below / ("" if kind == "joint" else kind)
         for path in sorted(folder.glob("*.npy")):
             found.setdefault(path.name.removesuffix(".npy"), {})[kind] = path.relative_to(root)
     return found
@@ -222,6 +230,15 @@ def _read_features(root: Path, files: dict[str, Path], problems: Problems) -> di
             features.update(zip(_kinds(kind), np.split(values, len(_kinds(kind)), axis=1)))
     check_lengths(features, _list(files), problems)
     return features
+
+
+def read_video(root: Path, files: dict[str, Path]) -> dict[str, Float[np.ndarray, "_ _"]]:
+    """The features of a video, by stream, in files that `find_files` found.
+
+    Raises:
+      FolderError: with everything that is wrong with them.
+    """
+    return load_checked(root, partial(_read_features, root, files))
 
 
 def _read_array(path: Path, name: str, problems: Problems) -> Float[np.ndarray, "n d"] | None:
@@ -382,8 +399,9 @@ class FeatureFolder(FolderBuilder):
         for name in ("gt.json", *(f"split_{split}.txt" for split in SPLITS)):
             yield self.root / name
         for split in SPLITS:
-            for files in _find_files(self.root, split).values():
+            for id, files in find_files(self.root, f"features/{split}").items():
                 yield from (self.root / path for path in files.values())
+                yield sidecar.path_of(self.root, split, id)
 
     def _check(self) -> Folder:
         return check(self.root)

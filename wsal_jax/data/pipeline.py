@@ -188,10 +188,15 @@ class Padded(NamedTuple):
     mask: Float[np.ndarray, "b n"]
 
 
+def padded_lengths(lengths: Int[np.ndarray, " v"]) -> Int[np.ndarray, " v"]:
+    """The snippets that videos are padded to for scoring."""
+    return np.maximum(32, 2 ** np.ceil(np.log2(lengths)).astype(int))
+
+
 def padded(dataset: Dataset, streams: Sequence[str], batch_size: int = 16) -> Iterator[Padded]:
     """All videos, shortest first, padded to a power of two of snippets, so that few shapes are compiled."""
     lengths = dataset.lengths
-    sizes = np.maximum(32, 2 ** np.ceil(np.log2(lengths)).astype(int))
+    sizes = padded_lengths(lengths)
     for size in np.unique(sizes):
         members = np.flatnonzero(sizes == size)
         for first in range(0, len(members), batch_size):

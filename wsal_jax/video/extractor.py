@@ -6,6 +6,7 @@ it is used.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
@@ -73,6 +74,44 @@ def make(
     if flow not in (None, *FLOWS):
         raise InputError(f"flow is {flow!r}: must be one of {', '.join(FLOWS)}")
     return EXTRACTORS[name](dict(weights or {}), streams, clip, crop, flow)
+
+
+def remake(identity: dict[str, Any], streams: Sequence[str], weights: dict[str, str] | None = None) -> Extractor:
+    """The extractor that an identity describes, or that part of it which makes some of its streams.
+
+    Raises:
+      InputError: there is none, or the one that there is would make other features; names both.
+    """
+    flow = {name: kind for kind, name in FLOWS.items()}.get(identity.get("flow"))
+    try:
+        made = make(identity["name"], weights, streams, identity["clip"], identity["crop"], flow)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{json.dumps(identity):.300} describes no extractor ({error!r})") from error
+    check_same(made.identity, identity, streams)
+    return made
+
+
+def check_same(identity: dict[str, Any], wanted: dict[str, Any], streams: Sequence[str]) -> None:
+    """Makes sure that features of some streams are like those that a model was trained on.
+
+    Raises:
+      InputError: another extractor makes them; names both.
+    """
+    mine, other = (of_streams(one, streams) for one in (identity, wanted))
+    if mine != other:
+        names = [name for name in sorted({*mine, *other}) if mine.get(name) != other.get(name)]
+        differ = "; ".join(f"{name}: {json.dumps(mine.get(name))}, not {json.dumps(other.get(name))}" for name in names)
+        named = f"{mine.get('name')} instead of {other.get('name')}"
+        raise InputError(f"features of another extractor than the model was trained on, {named} ({differ})")
+
+
+def of_streams(identity: dict[str, Any], streams: Sequence[str]) -> dict[str, Any]:
+    """What of an identity concerns some of the streams."""
+    part = {
+        name: {stream: of for stream, of in value.items() if stream in streams} if isinstance(value, dict) else value
+        for name, value in identity.items()
+    }
+    return part if "flow" in streams else {**part, "flow": None}
 
 
 def _efficientnet_lite0(

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +19,8 @@ from wsal_jax.formats.checks import Problems
 from wsal_jax.types import InputError
 
 SPLITS, STREAMS = ("train", "test"), ("rgb", "flow")
+EXTRACTION = ("extractor", "resampled_to", "feature_stride_frames", "tail")
+"""What of a sidecar decides the features, apart from the video."""
 
 
 def digest(path: Path) -> str:
@@ -153,17 +155,36 @@ def sidecars(root: Path) -> Iterator[tuple[str, str, Path]]:
                 yield split, path.name.removesuffix(".json"), path
 
 
-def check_one_extractor(root: Path, problems: Problems) -> None:
-    """Adds to the problems of a feature folder that different extractors made its features.
+def extraction(info: dict[str, Any]) -> dict[str, Any] | None:
+    """What of a sidecar must be the same for another video's features to be like these; None if it is no sidecar."""
+    return {name: info.get(name) for name in EXTRACTION} if isinstance(info.get("extractor"), dict) else None
+
+
+def check_one_extractor(root: Path, ids: Mapping[str, Iterable[str]], problems: Problems) -> dict[str, Any] | None:
+    """How the features of a folder were extracted; adds to its problems that different extractors made them.
 
     Features without a sidecar were not made here, and nothing is known of them.
+
+    Args:
+      root: the folder.
+      ids: its videos by split.
+      problems: of the folder.
+
+    Returns:
+      The `extraction` of all videos; None where it is not known of all, or they differ in the grid of their snippets.
     """
     found: dict[str, list[str]] = defaultdict(list)
-    for split, id, path in sidecars(root):
+    made = []
+    for split, id in [(half, id) for half in SPLITS for id in ids[half]]:
+        if not (path := path_of(root, split, id)).exists():
+            made.append(None)
+            continue
         info = read(path)
         if info is None:
             problems.add(f"features/{split}/{id}.json", "cannot be read: extract the video again")
-        elif features := [s for s in STREAMS if features_path(root, split, s, id).exists()]:
+            continue
+        made.append(extraction(info))
+        if features := [s for s in STREAMS if features_path(root, split, s, id).exists()]:
             extractor = info.get("extractor")
             found[json.dumps(extractor, sort_keys=True)].append(f"features/{split}/{features[0]}/{id}.npy")
     if len(found) > 1:
@@ -171,5 +192,6 @@ def check_one_extractor(root: Path, problems: Problems) -> None:
         for block, paths in found.items():
             if block != most:
                 what = f"was made by extractor {block}, but {found[most][0]} and others by {most}"
-                for path in paths:
-                    problems.add(path, f"{what}: extract all with one")
+                for name in paths:
+                    problems.add(name, f"{what}: extract all with one")
+    return made[0] if made and all(one == made[0] for one in made) else None

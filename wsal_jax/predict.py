@@ -1,0 +1,171 @@
+"""Actions in new videos, by a trained run: prints `start end class score`, and leaves a folder for each in the run.
+
+    python -m wsal_jax.predict new.mp4 more_videos/ 'other/*.mkv' --run runs/1
+    python -m wsal_jax.predict --features new_data/features/test --run runs/1
+
+VIDEOS are files, folders (with all below them) and globs. The run's own extractor makes the features; one that wants
+weights is given them by `--weights`, as for training. `--features` takes features instead, laid out as a folder
+`features/test` of a feature folder: `{rgb,flow}/<id>.npy`, or joint `<id>.npy`. Beside them `<id>.json`, the sidecar of
+extraction or a file of one's own, says `fps`, `feature_stride_frames`, `feature_offset_frames` and `duration`; what it
+does not say is as in the run's data. Features of other dimensions, or (by their sidecar) of another extractor, are
+refused.
+
+`RUN/predictions/<id>/` gets `detections.json` in ActivityNet's form, with all segments whatever `--threshold`;
+`scores.npz` with `<model>/cas` [n c], `<model>/attention` [n], `<model>/video_score` [c] in float16, of each model the
+mean of its seeds, and of "fused"; and `video.json`, the file and what turns snippets into seconds. A video that cannot
+be used is told of, and the others go on; then the exit status is 1. `wsal_jax.localizer` says how seeds are fused.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import logging
+
+from wsal_jax import extract, localizer, workdir
+from wsal_jax.data import feature_folder
+from wsal_jax.formats import submissions
+from wsal_jax.formats.checks import Problems, check_id
+from wsal_jax.localizer import Features, Run, Segment
+from wsal_jax.text import cut
+from wsal_jax.types import Detections, InputError, Meta, Scores
+from wsal_jax.video import extractor, features, labels, pool, sidecar
+
+
+class Found(NamedTuple):
+    """A video to predict."""
+
+    id: str
+    source: Path
+    """The video, or the folder of features."""
+    result: tuple[Features, dict[str, Any]] | pool.Failure
+    """Features and sidecar (empty if there is none)."""
+
+
+def from_videos(run: Run, inputs: Sequence[str], weights: dict[str, str]) -> Iterator[Found]:
+    """Extracts videos, several at once, in the order in which they end.
+
+    Raises:
+      InputError: what stops all videos.
+    """
+    paths = labels.find_videos(inputs)
+    ids = {path: id for id, path in paths.items()}
+    made, options = localizer.make_extractor(run, weights)
+    network = features.make_run(made, options.batch)
+    workers = min(len(ids), os.cpu_count() or 1)
+    for path, result, _ in pool.extract_all(list(ids), made, options, network, workers):
+        if not isinstance(result, pool.Failure):
+            for line in features.warnings(result[1]):
+                print(f"warning: {path}: {line}", file=sys.stderr, flush=True)
+        yield Found(ids[path], path, result)
+
+
+def from_features(run: Run, folder: Path) -> Iterator[Found]:
+    """Reads features that are there, in the order of their ids.
+
+    Raises:
+      InputError: there are none.
+    """
+    files = feature_folder.find_files(folder, "")
+    if not files:
+        raise InputError(f"{folder}: no features found: looked for rgb/*.npy, flow/*.npy and *.npy")
+    wanted = (run.data["extraction"] or {}).get("extractor")
+    for id in sorted(files):
+        try:
+            check_id(id, str(folder), problems := Problems())
+            if problems:
+                raise InputError(problems.lines()[0])
+            path = folder / f"{id}.json"
+            info = sidecar.read(path) if path.exists() else {}
+            if info is None:
+                raise InputError(f"{path.name} is no JSON object: correct it, or remove it")
+            if wanted is not None and isinstance(info.get("extractor"), dict):
+                extractor.check_same(info["extractor"], wanted, run.streams)
+            kinds = {kind: file for kind, file in files[id].items() if kind == "joint" or kind in run.streams}
+            yield Found(id, folder, (feature_folder.read_video(folder, kinds), info))
+        except (InputError, OSError) as error:
+            yield Found(id, folder, pool.Failure(pool.reason(error)))
+
+
+def write(run: Run, one: Found, meta: Meta, scores: dict[str, Scores], found: Detections) -> Path:
+    """Leaves what is known of a video in the run; the detections last. Returns the folder."""
+    folder = run.folder / "predictions" / one.id
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = ("cas", "attention", "video_score")
+    arrays = {f"{name}/{key}": np.float16(getattr(of, key)) for name, of in scores.items() for key in kept}
+    sidecar.replace(folder / "scores.npz", lambda file: np.savez(file, **arrays))
+    source = str(one.source.absolute()) if one.source.is_file() else None
+    workdir.replace(folder / "video.json", json.dumps({**meta._asdict(), "file": source}, indent=1))
+    submission = submissions.to_json({one.id: found}, run.data["classes"])
+    workdir.replace(folder / "detections.json", json.dumps(submission, indent=1))
+    return folder
+
+
+def table(name: str, meta: Meta, listed: Sequence[Segment], threshold: float) -> str:
+    """The segments of a video as text."""
+    heading = f"{name}: {meta.duration:.1f} s, {meta.length} snippets"
+    if not listed:
+        return f"{heading}, no segment with a score of {threshold:g} or more"
+    width = max(5, *(len(cut(one.label)) for one in listed))
+    lines = [f"{one.start:>8.2f} {one.end:>8.2f}  {cut(one.label):<{width}}  {one.score:.3f}" for one in listed]
+    return "\n".join([heading, f"{'start':>8} {'end':>8}  {'class':<{width}}  score", *lines])
+
+
+def predict(run: Run, videos: Iterable[Found], threshold: float) -> int:
+    """Scores, tells and writes each video; the exit status."""
+    status = 0
+    for one in videos:
+        name = one.source.name if one.source.is_file() else one.id
+        try:
+            if isinstance(one.result, pool.Failure):
+                raise InputError(one.result.reason)
+            values, info = one.result
+            scores = localizer.score(run, values)
+            meta = localizer.meta_of(one.id, len(values[run.streams[0]]), info, run.data["grid"])
+            of_models, found = localizer.localize(run, scores, meta)
+            write(run, one, meta, of_models, found)
+            print(table(name, meta, localizer.segments(found, run.data["classes"], threshold), threshold), flush=True)
+        except (InputError, OSError) as error:
+            reason = pool.reason(error)
+            print(f"error: {reason if str(one.source) in reason else f'{name}: {reason}'}", file=sys.stderr, flush=True)
+            status = 1
+    print(f"written to {run.folder / 'predictions'}")
+    return status
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m wsal_jax.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("videos", nargs="*", metavar="VIDEOS", help="files, folders, globs")
+    add("--run", type=Path, required=True, help="the --workdir of a finished run of wsal_jax.main")
+    add("--threshold", type=float, default=0.0, help="the least score that is shown")
+    add("--weights", action="append", default=[], metavar="STREAM=FILE", help="for i3d, once for each stream")
+    add("--features", type=Path, metavar="FOLDER", help="features instead of videos")
+    args = parser.parse_args(argv)
+    if bool(args.videos) == bool(args.features):
+        parser.error("give videos, or --features FOLDER")
+    logging.set_verbosity(logging.ERROR)  # Orbax tells of every step it takes
+    try:
+        run = localizer.load(args.run)
+        if args.features:
+            videos = from_features(run, args.features)
+        else:
+            videos = from_videos(run, args.videos, dict(map(extract.pair, args.weights)))
+        status = predict(run, videos, args.threshold)
+    except (InputError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()
