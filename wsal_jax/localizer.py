@@ -147,13 +147,13 @@ def localize(run: Run, scores: Mapping[str, Sequence[Scores]], meta: Meta) -> tu
     for weight, (name, seeds) in zip(config.fusion, scores.items()):
         own = options_of(config.localize, name, "config.localize")
         models += [Model(one, own) for one in seeds]
-        weights += [weight] * len(seeds)
+        weights += [float(weight)] * len(seeds)
     together = models[0]
     if len(models) > 1:
         common = options_of(config.localize, "", "config.localize")
         together = Model(fuse([one.scores for one in models], weights), common)
     found = run.methods[config.streams[0]].propose(models, together, meta)
-    means = {name: seeds[0] if len(seeds) == 1 else fuse(seeds, [1] * len(seeds)) for name, seeds in scores.items()}
+    means = {name: seeds[0] if len(seeds) == 1 else fuse(seeds, [1.0] * len(seeds)) for name, seeds in scores.items()}
     return {**means, FUSED: together.scores}, found
 
 
