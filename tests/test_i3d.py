@@ -286,7 +286,7 @@ def test_features_are_those_of_torch(tmp_path, frames, channels, style, fast):
             torch.nn.init.normal_(module.weight, std=(2 / module.weight[0].numel()) ** 0.5)
     x = torch.from_numpy(clip).permute(0, 4, 1, 2, 3)
     with torch.no_grad():
-        several = np.concatenate([smooth_clip(frames, 64, 50, channels, seed) for seed in range(4)])
+        several = np.concatenate([smooth_clip(frames, 64, 50, channels, seed) for seed in range(12)])
         network.train()(torch.from_numpy(several).permute(0, 4, 1, 2, 3), 2)  # sets the moving statistics
         expected = network.eval()(x, 2).numpy()
     assert 0.01 < expected.std() < 100
