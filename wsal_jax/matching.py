@@ -110,7 +110,7 @@ class Matched(NamedTuple):
 
     videos: Int[np.ndarray, " k"]
     """Index of the video among the ids of the truth, in its order, and then the ids that only the detections have."""
-    index: Int[np.ndarray, " k"]
+    index: Int[np.ndarray, " k"]  # type: ignore[assignment]
     """Place of the detection in the `Detections` of its video."""
     scores: Float[np.ndarray, " k"]
     taken: Int[np.ndarray, "i k"]
@@ -143,7 +143,7 @@ class _Flat(NamedTuple):
     labels: Int[np.ndarray, " k"]
     video: Int[np.ndarray, " k"]
     """Its number."""
-    index: Int[np.ndarray, " k"]
+    index: Int[np.ndarray, " k"]  # type: ignore[assignment]
     """Place in its video."""
 
     def take(self, rows: Int[np.ndarray, " l"] | list[int]) -> "_Flat":

@@ -128,7 +128,7 @@ def _read_rows(path: Path, kind: np.dtype, rows: Int[np.ndarray, " t"]) -> np.nd
     packed = np.empty(len(rows), kind)
     with path.open("rb", buffering=0) as file:
         for i, row in enumerate(rows):
-            if os.preadv(file.fileno(), [packed[i : i + 1]], int(row) * kind.itemsize) < kind.itemsize:
+            if os.preadv(file.fileno(), [packed[i : i + 1]], int(row) * kind.itemsize) < kind.itemsize:  # type: ignore[list-item]
                 return packed[:i]
     return packed
 

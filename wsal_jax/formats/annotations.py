@@ -80,13 +80,15 @@ def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
         annotations = video.get("annotations") or []
         annotations = list(annotations) if isinstance(annotations, list) else [annotations]
         annotations += [{"segment": segment, "label": AMBIGUOUS} for segment in aside.get(id) or ()]
-        segments, labels, ambiguous, names = [], [], [], []
+        segments, ambiguous = [], []
+        labels: list[str] = []
+        names: list[str] = []
         for one in annotations:
             segment, label = (one.get("segment"), one.get("label")) if isinstance(one, dict) else (None, None)
             times = tuple(map(number, segment)) if isinstance(segment, list | tuple) else ()
-            if segment in (None, []) and is_plain(label) and label != AMBIGUOUS:
+            if segment in (None, []) and isinstance(label, str) and is_plain(label) and label != AMBIGUOUS:
                 names.append(label)
-            elif len(times) != 2 or np.isnan(times).any() or not is_plain(label):
+            elif len(times) != 2 or np.isnan(times).any() or not isinstance(label, str) or not is_plain(label):
                 what = 'must be {"segment": [start, end], "label": class name}, in seconds'
                 problems.add(where, f"annotation {reprlib.repr(one)} {what}")
             elif label == AMBIGUOUS:

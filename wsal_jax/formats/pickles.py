@@ -294,7 +294,7 @@ class Unpickler(pickle._Unpickler):
         self.budget.take(OBJECT * len(pairs))
         return _fill({}, [part for key, value in pairs for part in (key, value)])
 
-    names: ClassVar = {
+    names: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
         ("numpy.core.multiarray", "scalar"): _scalar,
         ("numpy.core.numeric", "_frombuffer"): _frombuffer,

@@ -93,7 +93,7 @@ class _Unpickler(pickles.Unpickler):
         check(tensor, np.ndarray, type(None))
         return tensor
 
-    names: ClassVar = {
+    names: ClassVar[dict[tuple[str, str], Any]] = {
         **pickles.Unpickler.names,
         ("torch", "Size"): _size,
         ("torch._utils", "_rebuild_tensor"): _tensor,

@@ -343,7 +343,7 @@ def loss(
         metrics["ram"] = config.ram * ((counts - said.ram) ** 2 * valid).sum() / (2 * steps)
     total = sum(metrics.values())
     mean = (said.attention.sum(axis=1) * valid).sum() / (steps * jnp.maximum(mask.sum(), 1))
-    return total, {"loss": total, **metrics, "attention": mean}
+    return total, {"loss": total, **metrics, "attention": mean}  # type: ignore[dict-item]
 
 
 def score(config: ConfigDict, params: Params, video: Video) -> Scores:
