@@ -102,6 +102,7 @@ def read(path: str | os.PathLike, stream: str, eps: float | None = None) -> Weig
     """
     path = _found(Path(path))
     found, kind, source = _arrays(path)
+    header: dict
     if kind == "npz":
         header = _header(path, found)
         arrays = dict(found)
@@ -188,7 +189,7 @@ def _renamed(path: Path, found: dict[str, np.ndarray], kind: str, stream: str) -
 
 def _check(path: Path, arrays: dict[str, np.ndarray], stream: str) -> None:
     """Names, shapes and values."""
-    problems, expected = Problems(), {}
+    problems, expected = Problems(), dict[str, tuple[int, ...]]()
     for unit, shape in shapes(stream).items():
         expected |= {
             ours.format(unit): shape[-1:] for ours in OURS if "scale" not in ours or ours.format(unit) in arrays

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def extract(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = args.video or make_video(Path(folder) / "made.mp4")
         with host():
-            *batches, info = features.prepare(path, made._replace(streams=streams), options)
+            *batches, info = cast(list[Any], features.prepare(path, made._replace(streams=streams), options))
     seconds = info["duration"]
     print(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}, {made.identity['name']}, {info['video']}:")
     print(f"{seconds:.1f} s, {info['num_features']} snippets, batches of {options.batch}; per second of video:")

@@ -39,7 +39,9 @@ def cut(pictures: Iterable[Picture], streams: dict[str, Stream], grid: Grid) -> 
     # How many frames must be there before a clip can be made.
     reach = max(grid.clip, *(max(stream.offsets) + 1 + stream.pair for stream in streams.values()))
     kept: dict[str, dict[int, np.ndarray]] = {name: {} for name in streams}
-    made, frames, before, picture = 0, 0, None, None
+    made = frames = 0
+    before: Picture
+    picture: Picture
 
     def wanted(stream: Stream, frame: int) -> bool:
         return any(frame >= offset and (frame - offset) % grid.stride == 0 for offset in stream.offsets)

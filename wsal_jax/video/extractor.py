@@ -205,13 +205,15 @@ def _crop(crop: str, image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h2
 def _hof(crop: str, kind: str, *images: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, " d"]:
     from wsal_jax.video.flow import flow, hof
 
-    return hof(flow(*(_crop(crop, image) for image in images), kind))
+    first, second = (_crop(crop, image) for image in images)
+    return hof(flow(first, second, kind))
 
 
 def _flow_picture(crop: str, kind: str, *images: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 2"]:
     from wsal_jax.video.flow import flow, quantise
 
-    return _crop(crop, quantise(flow(*images, kind)))
+    first, second = images
+    return _crop(crop, quantise(flow(first, second, kind)))
 
 
 def _load_nothing() -> tuple[()]:

@@ -14,12 +14,12 @@ cv2.setNumThreads(1)
 
 @functools.cache  # neither kind may be shared by threads; each process has its own
 def _tvl1() -> Any:
-    return cv2.optflow.DualTVL1OpticalFlow_create()
+    return cv2.optflow.DualTVL1OpticalFlow_create()  # type: ignore[attr-defined]
 
 
 @functools.cache
 def _dis() -> Any:
-    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined]
 
 
 FLOWS: dict[str, Callable[[], Any]] = {"tvl1": _tvl1, "dis": _dis}

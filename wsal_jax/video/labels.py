@@ -6,8 +6,9 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from wsal_jax.formats.checks import FolderError, Problems, check_id, is_plain, read_json
 from wsal_jax.types import InputError
@@ -186,9 +187,13 @@ def write_gt(root: Path, known: Known) -> None:
             content = _merge(_read_gt(path), there, known)
             text = sidecar.text(content)
             if not path.exists() or path.read_bytes() != text:
-                sidecar.replace(path, lambda file, text=text: file.write(text))
+                sidecar.replace(path, partial(_put, text))
             if list(sidecar.sidecars(root)) == there:
                 return
+
+
+def _put(text: bytes, file: BinaryIO) -> None:
+    file.write(text)
 
 
 def _read_gt(path: Path) -> dict[str, Any]:
@@ -209,7 +214,7 @@ def _merge(content: dict[str, Any], sidecars: list[tuple[str, str, Path]], known
         info = sidecar.read(path)
         if info is None:
             continue
-        entry = database.get(id) if isinstance(database.get(id), dict) else {}
+        entry: dict[str, Any] = database[id] if isinstance(database.get(id), dict) else {}
         told = known.entries.get(id, {})
         if told:
             entry = {key: value for key, value in entry.items() if key not in ("annotations", "labels", "counts")}

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from wsal_jax.types import InputError
 from wsal_jax.video.extractor import Extractor
@@ -87,7 +87,7 @@ def extract_all(
                 worker = idle.pop() if idle else _Worker(extractor, options)
                 worker.begin(waiting.popleft(), run)
                 busy[worker.connection] = worker
-            for connection in wait(list(busy)):
+            for connection in cast(list[Connection], wait(list(busy))):
                 result = _receive(busy[connection], progress)
                 if result is None:
                     continue

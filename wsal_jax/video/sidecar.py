@@ -9,6 +9,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -108,7 +109,7 @@ def write(root: Path, split: str, id: str, features: dict[str, Float[np.ndarray,
     _write(sidecar, lambda file: file.write(text(info)))
     for stream, values in features.items():
         path = features_path(root, split, stream, id)
-        _write(path, lambda file, values=values: np.save(file, values, allow_pickle=False))
+        _write(path, partial(np.save, arr=values, allow_pickle=False))
     # From here on, an older sidecar would lie.
     sidecar.unlink(missing_ok=True)
     _sync(sidecar.parent)
