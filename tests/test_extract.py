@@ -26,6 +26,7 @@ from wsal_jax import bench, extract, main, sharding, video
 from wsal_jax.data import feature_folder
 from wsal_jax.formats.checks import FolderError, Problems
 from wsal_jax.types import InputError
+from wsal_jax.video import bench as video_bench
 from wsal_jax.video import clips, decode, extractor, features, folder, labels, pool, sidecar
 
 LABELS = (
@@ -514,6 +515,20 @@ def test_options_that_are_wrong(made, tmp_path, capsys):
     for option, value in (("--fps", "0"), ("--shard", "3/3"), ("--stride", "0"), ("--nonsense", "1")):
         assert run(made / "videos", "--split", "test", "--out", tmp_path, option, value) == 2, option
     assert "i/n with 0 <= i < n" in capsys.readouterr().err
+
+
+def test_bench_counts_the_operations_of_all_clips():
+    """Also of a network that takes one clip after the other; the last batch is filled up."""
+    weights = np.ones((6, 7), np.float32)
+
+    def apply(params, clips):
+        return jax.lax.map(lambda clip: clip @ params, clips)
+
+    stream = extractor.Stream((0,), False, None, lambda: weights, apply)
+    clock, operations = video_bench.time_network(
+        stream, [np.zeros((4, 6), np.float32), np.zeros((1, 6), np.float32)], 4
+    )
+    assert operations == 2 * 4 * 2 * 6 * 7 and clock.wall > 0
 
 
 def test_bench_tells_of_each_stage(monkeypatch, capsys):

@@ -50,9 +50,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def extract(args: argparse.Namespace) -> None:
     """Decoding, flow and networks of --extractor, per second of --video (by default a made-up one).
 
-    One process does one after the other, as with `--workers 1`, but without overlap. "share" is what the operations of
-    a network, as XLA counts them, are of those that a plain large product does in the same time. "cpu" is the time of
-    all cores together.
+    One process does one after the other, as with `--workers 1`, but without overlap. "share" is what the operations in
+    the products and convolutions of a network are of those that a plain large product does in the same time. "cpu" is
+    the time of all cores together.
     """
     require()
     import jax
@@ -95,9 +95,11 @@ def extract(args: argparse.Namespace) -> None:
     print(f"{seconds / wall:.1f} times real time")
 
 
-def time_network(stream: extractor.Stream, batches: list[np.ndarray], size: int) -> tuple[Clock, float]:
+def time_network(stream: extractor.Stream, batches: list[np.ndarray], size: int) -> tuple[Clock, int]:
     """Time of all batches, filled up to one size, without compiling; and the operations of all."""
     import jax
+
+    from wsal_jax.bench import product_operations
 
     filled = [np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)]) for x in batches]
     params = jax.device_put(stream.load())
@@ -107,7 +109,7 @@ def time_network(stream: extractor.Stream, batches: list[np.ndarray], size: int)
     with clock():
         for batch in filled:
             jax.block_until_ready(compiled(params, batch))
-    return clock, (compiled.cost_analysis() or {}).get("flops", 0.0) * len(filled)
+    return clock, product_operations(jax.make_jaxpr(stream.apply)(params, filled[0])) * len(filled)
 
 
 def make_video(path: Path, seconds: int = 10, width: int = 320, height: int = 240) -> Path:
