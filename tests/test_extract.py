@@ -366,7 +366,7 @@ def test_time_of_tvl1_is_told_before(tmp_path, monkeypatch, capsys):
     target = folder.Target(tmp_path, made._replace(identity={"flow": "tvl1"}), features.Options())
     (tmp_path / "a.mp4").write_bytes(b"broken")
     paths = [tmp_path / "a.mp4", *(encode(tmp_path / f"{name}.mp4", regular(60, 1)) for name in "bc")]
-    folder._warn_of_tvl1(paths, target, 2)
+    folder.warn_of_tvl1(paths, target, 2)
     assert re.match(
         r"TV-L1 flow of (2,9\d\d|3,0\d\d) frames: about 25 to 37 minutes on 2 cores", capsys.readouterr().out
     )

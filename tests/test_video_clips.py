@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import math
 import pickle
 import sys
@@ -187,6 +188,24 @@ def test_ten_crops_mirror_what_moves(monkeypatch, weights):
     for one, other in zip(given, expected):
         np.testing.assert_allclose(one, other, atol=1e-6)
     np.testing.assert_allclose(found, np.mean([x.mean(axis=(1, 2, 3)) for x in expected], axis=0), atol=1e-6)
+
+
+def test_an_extractor_is_made_again_from_what_it_says_of_itself(weights):
+    for arguments in (
+        dict(name="i3d", weights=weights, clip=32, crop="resize", flow="dis"),
+        dict(name="efficientnet_lite0", crop="center"),
+    ):
+        made = extractor.make(**arguments)
+        identity = json.loads(json.dumps(made.identity))
+        again = extractor.remake(identity, ["rgb", "flow"], arguments.get("weights"))
+        assert again.identity == made.identity and list(again.streams) == ["rgb", "flow"]
+        rgb = {"rgb": weights["rgb"]} if arguments["name"] == "i3d" else None
+        again = extractor.remake(identity, ["rgb"], rgb)
+        assert list(again.streams) == ["rgb"] and again.identity["flow"] is None
+    with pytest.raises(InputError, match=r"another extractor .*, i3d instead of i3d \(weights_sha256: .*other"):
+        extractor.remake(extractor.make("i3d", weights).identity, ["rgb", "flow"], {**weights, "flow": "other"})
+    with pytest.raises(InputError, match="describes no extractor"):
+        extractor.remake({"name": "i3d", "clip": "16"}, ["rgb"], {"rgb": "rgb.pt"})
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from wsal_jax.formats.checks import Problems, check_id
 from wsal_jax.localizer import Features, Run, Segment
 from wsal_jax.text import cut
 from wsal_jax.types import Detections, InputError, Meta, Scores
-from wsal_jax.video import extractor, features, labels, pool, sidecar
+from wsal_jax.video import extractor, features, folder, labels, pool, sidecar
 
 
 class Found(NamedTuple):
@@ -56,8 +56,9 @@ def from_videos(run: Run, inputs: Sequence[str], weights: dict[str, str]) -> Ite
     paths = labels.find_videos(inputs)
     ids = {path: id for id, path in paths.items()}
     made, options = localizer.make_extractor(run, weights)
-    network = features.make_run(made, options.batch)
     workers = min(len(ids), os.cpu_count() or 1)
+    folder.warn_of_tvl1(list(ids), folder.Target(run.folder, made, options), workers)
+    network = features.make_run(made, options.batch)
     for path, result, _ in pool.extract_all(list(ids), made, options, network, workers):
         if not isinstance(result, pool.Failure):
             for line in features.warnings(result[1]):
@@ -65,45 +66,45 @@ def from_videos(run: Run, inputs: Sequence[str], weights: dict[str, str]) -> Ite
         yield Found(ids[path], path, result)
 
 
-def from_features(run: Run, folder: Path) -> Iterator[Found]:
+def from_features(run: Run, root: Path) -> Iterator[Found]:
     """Reads features that are there, in the order of their ids.
 
     Raises:
       InputError: there are none.
     """
-    files = feature_folder.find_files(folder, "")
+    files = feature_folder.find_files(root, "")
     if not files:
-        raise InputError(f"{folder}: no features found: looked for rgb/*.npy, flow/*.npy and *.npy")
+        raise InputError(f"{root}: no features found: looked for rgb/*.npy, flow/*.npy and *.npy")
     wanted = (run.data["extraction"] or {}).get("extractor")
     for id in sorted(files):
         try:
-            check_id(id, str(folder), problems := Problems())
+            check_id(id, str(root), problems := Problems())
             if problems:
                 raise InputError(problems.lines()[0])
-            path = folder / f"{id}.json"
+            path = root / f"{id}.json"
             info = sidecar.read(path) if path.exists() else {}
             if info is None:
                 raise InputError(f"{path.name} is no JSON object: correct it, or remove it")
             if wanted is not None and isinstance(info.get("extractor"), dict):
                 extractor.check_same(info["extractor"], wanted, run.streams)
             kinds = {kind: file for kind, file in files[id].items() if kind == "joint" or kind in run.streams}
-            yield Found(id, folder, (feature_folder.read_video(folder, kinds), info))
+            yield Found(id, root, (feature_folder.read_video(root, kinds), info))
         except (InputError, OSError) as error:
-            yield Found(id, folder, pool.Failure(pool.reason(error)))
+            yield Found(id, root, pool.Failure(pool.reason(error)))
 
 
 def write(run: Run, one: Found, meta: Meta, scores: dict[str, Scores], found: Detections) -> Path:
     """Leaves what is known of a video in the run; the detections last. Returns the folder."""
-    folder = run.folder / "predictions" / one.id
-    folder.mkdir(parents=True, exist_ok=True)
+    out = run.folder / "predictions" / one.id
+    out.mkdir(parents=True, exist_ok=True)
     kept = ("cas", "attention", "video_score")
     arrays = {f"{name}/{key}": np.float16(getattr(of, key)) for name, of in scores.items() for key in kept}
-    sidecar.replace(folder / "scores.npz", lambda file: np.savez(file, **arrays))
+    sidecar.replace(out / "scores.npz", lambda file: np.savez(file, **arrays))
     source = str(one.source.absolute()) if one.source.is_file() else None
-    workdir.replace(folder / "video.json", json.dumps({**meta._asdict(), "file": source}, indent=1))
+    workdir.replace(out / "video.json", json.dumps({**meta._asdict(), "file": source}, indent=1))
     submission = submissions.to_json({one.id: found}, run.data["classes"])
-    workdir.replace(folder / "detections.json", json.dumps(submission, indent=1))
-    return folder
+    workdir.replace(out / "detections.json", json.dumps(submission, indent=1))
+    return out
 
 
 def table(name: str, meta: Meta, listed: Sequence[Segment], threshold: float) -> str:

@@ -87,7 +87,7 @@ def extract_many(jobs: list[Job], target: Target, workers: int) -> list[Outcome]
         tell(number, found, "")
     if not waiting:
         return list(outcomes.values())
-    _warn_of_tvl1(waiting, target, workers)
+    warn_of_tvl1(waiting, target, workers)
     options = target.options
     run = features.make_run(target.extractor, options.batch)
     results = pool.extract_all(list(waiting), target.extractor, options, run, workers)
@@ -113,7 +113,7 @@ def _tell(number: int, outcome: Outcome, detail: str, total: int) -> None:
         print(f"  {'error' if outcome.done == 'failed' else 'warning'}: {line}", file=sys.stderr, flush=True)
 
 
-def _warn_of_tvl1(paths: Iterable[Path], target: Target, workers: int) -> None:
+def warn_of_tvl1(paths: Iterable[Path], target: Target, workers: int) -> None:
     """Says how long TV-L1 will take, before it begins, from the first two frames of a video.
 
     What moves much takes longer than what stands still, by up to a half.
