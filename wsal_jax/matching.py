@@ -81,8 +81,8 @@ PROTOCOLS = {
 `activitynet`: `eval_detection.py` of the official ActivityNet evaluator, which BaS-Net and its successors also use, on
 210 videos of THUMOS14. Unlike in the VOC rule, a second detection of a segment can still hit a neighbouring segment.
 Among equally overlapped segments the official code takes an arbitrary one, by an unstable `argsort`. This affects 15 of
-the published STPN detections: mAP@0.1 is 52.12 there and 52.10 here. In the official code, a detection of a class without
-true segments raises KeyError (here it does not count), and two empty segments match (here they do not).
+the published STPN detections: mAP@0.1 is 52.12 there and 52.10 here. In the official code, a detection of a class
+without true segments raises KeyError (here it does not count), and two empty segments match (here they do not).
 
 `thumos_kit`: `TH14evalDet` of the THUMOS Challenge 2014 in Matlab, in its later copies (the first release interpolated
 AP at 11 points).
