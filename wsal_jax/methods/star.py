@@ -4,8 +4,8 @@ One model per stream.
 
 A recurrent decoder emits the classes of a video one after the other, then an end token. At each step an attention over
 the video's segments assembles the feature of the next action, so each class has its own attention. The gradient of the
-class's logit with respect to that feature (ST-GradCAM) scores the segments for the class. The repetition loss (RAM)
-learns from the count of each class in a training video, which is more supervision than video labels.
+class's logit with respect to that feature (ST-GradCAM) scores the segments for the class. The term RAM learns from the
+count of each class in a training video, which is more supervision than video labels.
 
 Names: n snippets, of which N = `segments` evenly spaced ones are the segments; d feature dimensions, c classes, a units
 of the attention, m of the LSTM, t steps of the decoder. The decoder has c + 1 classes; class c is the end.
@@ -20,7 +20,8 @@ Where we differ from the paper, or it is silent:
 - Testing chooses the most probable class at each step, no class twice, and not the end at the first step.
 - Sparsity, coverage and RAM losses cover the steps that emit a class; the attention of the end is unconstrained.
 - Dropout applies to feature dimensions, the same ones in all segments of a video, as in our MAAN.
-- Softmax logits are meaningful only relative to each other, so the threshold 0 of xi in eq. 13 is arbitrary.
+- Softmax logits are meaningful only relative to each other, so the zero point of xi, and with it sigmoid(xi) of eq. 13,
+  is arbitrary.
 """
 
 from collections.abc import Callable, Sequence
