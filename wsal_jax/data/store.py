@@ -8,8 +8,8 @@ before a file would exceed `SHARD_BYTES`.
 
 `SHA256SUMS` has the digest of every small file, in the format of the program `sha256sum`, and at the end its own.
 
-Alternatives are records of ArrayRecord. Milliseconds per video, for 60 videos of 1,000 x 1,024 float16 in the page cache
-of a busy machine with two cores:
+Alternatives are records of ArrayRecord. Milliseconds per video, for 60 videos of 1,000 x 1,024 float16 in the page
+cache of a busy machine with two cores:
 
                                          whole video   20 snippets   file / features
     a record per video, compressed               6.6          4.2           0.92
