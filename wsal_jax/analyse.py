@@ -281,7 +281,7 @@ def _characteristics(
         if len(a.labels) and not durations.get(video, 0) > 0:
             raise InputError(
                 f"the duration of video {video!r} is {durations.get(video, 'missing')}; give seconds for all videos "
-                "with true segments, or no durations at all to leave coverage out"
+                "with true segments, or no durations to leave coverage out"
             )
     coverage = [np.round(x / durations[v], 9) for v, x in zip(truth, length) if len(x)]
     return {"coverage": np.concatenate(nothing + coverage), **result}

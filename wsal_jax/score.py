@@ -220,17 +220,15 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add("--detections", type=Path, required=True, help="an ActivityNet submission (JSON), JSON lines, csv or txt")
-    add(
-        "--ground_truth", type=Path, required=True, help="ActivityNet's JSON and its kin, W-TALC's or THUMOS14's folder"
-    )
+    add("--ground_truth", type=Path, required=True, help="ActivityNet's JSON or similar, W-TALC's or THUMOS14's folder")
     add("--protocol", choices=tuple(metrics.PROTOCOLS), default="activitynet", help="rule (default: activitynet)")
-    add("--subset", help="of the ground truth (default: for testing)")
+    add("--subset", help="subset of the ground truth (default: the one for testing)")
     add("--iou", default="0.1:0.9:0.1", metavar="A:B:STEP", help="or a list: 0.3,0.5 (default: 0.1:0.9:0.1)")
     add("--ambiguous", type=Path, help="THUMOS14's text file of ambiguous segments")
     add("--exclude", default="", metavar="ID,ID,...", help="videos to leave out")
     add("--bootstrap", type=int, default=1000, metavar="N", help="samples for intervals; 0: none (default: 1000)")
     add("--analyse", type=Path, metavar="DIR", help="where to write an analysis of the errors at IoU 0.5")
-    add("--buckets", choices=("activitynet", "thumos14"), help="of --analyse (default: by the ids)")
+    add("--buckets", choices=("activitynet", "thumos14"), help="buckets of --analyse (default: by the ids)")
     add("--json", type=Path, metavar="FILE", help="where to write everything")
     add("--csv", type=Path, metavar="FILE", help="where to write the AP of each class")
     return result

@@ -65,7 +65,7 @@ class Options(NamedTuple):
             if getattr(self, name) not in choices:
                 raise InputError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
         if self.resized and self.durations == "features":
-            raise InputError("resized, durations='features': features that divide the duration do not tell it")
+            raise InputError("resized, durations='features': resized features do not tell the duration")
         for name in ("fps", "stride"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"{name}={getattr(self, name)}: must be positive")
@@ -229,7 +229,7 @@ def _times(source: Source, length: int, sampling: Sampling, options: Options, fo
     if end - duration > max(2 * snippet, 0.05 * duration):
         where = f"{name} ({source.where}) has features up to {end:.1f} s, and lasts {duration:.1f} s"
         what = (
-            "the features end after the video: are fps, stride or offset others? Where the annotated durations are "
+            "the features end after the video: are fps, stride or offset wrong? If the annotated durations are "
             'wrong, give durations="features"; bad_videos="keep" keeps such videos as they are, "drop" drops them'
         )
         found.late.add(where, what, full=True)

@@ -46,5 +46,5 @@ def read(path: Path, limit: int = LIMIT) -> Any:
     """
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in _READERS:
-        raise InputError(f"{path} is no file of arrays by its name: it must end in {', '.join(_READERS)}")
+        raise InputError(f"{path} is not an array file by its name: it must end in {', '.join(_READERS)}")
     return _READERS[suffix](path, limit)

@@ -32,7 +32,7 @@ def read_npz(path: Path, limit: int = LIMIT) -> dict[str, np.ndarray]:
         arrays, budget = {}, Budget(limit)
         for name, info in zip_members(path, limit).items():
             if not name.endswith(".npy"):
-                raise InputError(f"has the member {name[:100]!a}, which is no .npy")
+                raise InputError(f"has the member {name[:100]!a}, which is not a .npy")
             arrays[name.removesuffix(".npy")] = _npy(zip_member(view, info, budget, _header), budget)
         return arrays
 
@@ -43,7 +43,7 @@ def read_csv(path: Path, limit: int = LIMIT) -> Float[np.ndarray, "n d"]:
         Budget(limit).take(8 * len(view))  # "1," becomes 8 bytes, in an array that grows
         words = next(_lines(file)).strip().split(",")
         if words[0] == "" and len(words) > 1:
-            raise InputError("begins with a column without a name, an index and no feature: leave it out (index=False)")
+            raise InputError("begins with a column without a name, an index and not a feature: omit it (index=False)")
         counted = len(words) > 1 and words == [str(i) for i in range(len(words))]
         if all(map(_is_number, words)) and not counted:
             file.seek(0)
@@ -66,7 +66,7 @@ def _npy(view: memoryview, budget: Budget) -> np.ndarray:
 def _header(head: bytes | memoryview, size: int) -> tuple[np.dtype, tuple[int, ...], str, int]:
     """Dtype, shape, order and start of the data of a .npy file of `size` bytes, from its first bytes."""
     if head[:6] != b"\x93NUMPY" or head[6] not in (1, 2, 3):
-        raise InputError("is no .npy, or has a member that is none")
+        raise InputError("is not a .npy file, or has a member that is not")
     length = struct.Struct("<H" if head[6] == 1 else "<I")
     start = 8 + length.size + length.unpack(head[8 : 8 + length.size])[0]
     if start > min(BEGINNING, size):

@@ -231,14 +231,14 @@ class Unpickler(pickle._Unpickler):
         called = self.stack[-1]
         if not isinstance(called, Name) or not callable(called.value) or type(arguments) is not tuple:
             raise InputError(
-                f"calls {called.name if isinstance(called, Name) else 'what is no function'}; it is refused"
+                f"calls {called.name if isinstance(called, Name) else 'a value, not a function'}; it is refused"
             )
         try:
             self.stack[-1] = called.value(self, *arguments)
         except InputError:
             raise
         except (TypeError, ValueError, LookupError) as error:
-            raise InputError(f"calls {called.name} with what it cannot take ({error!r:.300})") from error
+            raise InputError(f"calls {called.name} with invalid arguments ({error!r:.300})") from error
 
     def load_build(self):
         """Builds an array from (version, shape, dtype, is Fortran order, data), or a dtype from (version, byte order,
@@ -361,7 +361,7 @@ def _measure(value: Any, depth: int, seen: dict[int, tuple[int, int]]) -> tuple[
     elif type(value) in _LEAVES or isinstance(value, np.generic | np.ndarray | memoryview):
         return 1, 0
     else:
-        raise InputError(f"holds a {type(value).__name__.strip('_')}, which is no data or not finished; it is refused")
+        raise InputError(f"holds a {type(value).__name__.strip('_')}, which is not data or incomplete; it is refused")
     if id(value) not in seen and depth < DEPTH:
         measured = [_measure(child, depth + 1, seen) for child in children if type(child) not in _LEAVES]
         items = 1 + len(children) + sum(items for items, _ in measured)

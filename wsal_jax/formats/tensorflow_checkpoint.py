@@ -95,7 +95,7 @@ def _entry(name: str, value: bytes, order: str) -> _Entry:
     fields = _fields(value)
     number, file, offset, size, checksum = (fields.get(field, [0])[-1] for field in (1, 3, 4, 5, 6))
     if number not in _DTYPES or 7 in fields:
-        what = "is in slices" if 7 in fields else f"has TensorFlow's dtype {number}, which is not one of numbers"
+        what = "is in slices" if 7 in fields else f"has TensorFlow's dtype {number}, which is not numeric"
         raise InputError(f"has the variable {name}, which {what}: only whole arrays of numbers can be read")
     dtype = np.dtype(order + _DTYPES[number])
     dims = _fields(fields.get(2, [b""])[-1]).get(2, [])
@@ -119,7 +119,7 @@ def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values of a file in the table format."""
     footer = content[-FOOTER:]
     if len(footer) < FOOTER or struct.unpack("<Q", footer[-8:])[0] != MAGIC:
-        raise InputError("is no index of a TensorFlow checkpoint, or truncated")
+        raise InputError("is not the index of a TensorFlow checkpoint, or is truncated")
     _, at = _handle(footer, 0)
     index, _ = _handle(footer, at)
     for _, handle in _pairs(_block(content, *index)):
@@ -133,9 +133,7 @@ def _block(content: bytes, offset: int, size: int) -> bytes:
         raise InputError(f"is damaged: the checksum of its block at byte {offset} does not match")
     data, packing = content[offset : end - 1], content[end - 1]
     if packing not in (0, 1):
-        raise InputError(
-            f"has a block that is packed in the way {packing}: only 0 (not at all) and 1 (Snappy) are known"
-        )
+        raise InputError(f"has a block of compression type {packing}: only 0 (none) and 1 (Snappy) are known")
     return _unsnap(data) if packing else data
 
 

@@ -53,7 +53,7 @@ class _Unpickler(pickles.Unpickler):
             case _:
                 good = False
         if not good:
-            raise InputError("has a persistent id that is no storage of a tensor; it is refused")
+            raise InputError("has a persistent id that is not a storage of a tensor; it is refused")
         key, size = text(key), count * dtype.itemsize
         self.declared[key] = (count, size)
         data = self.storage(key)
@@ -126,7 +126,7 @@ def _read_old(view: memoryview, budget: Budget) -> Any:
     storages: dict[str, memoryview] = {}
     reader = _Unpickler(view, budget, lambda key: None)
     if reader.load() != 0x1950A86A20F9469CFC6C or reader.load() != 1001:
-        raise InputError("is not of torch.save, or older than torch 0.1.10")
+        raise InputError("is not a file of torch.save, or is older than torch 0.1.10")
     system = reader.load()
     check(system, dict)
     system = {text(key): value for key, value in system.items()}

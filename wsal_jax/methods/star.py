@@ -381,7 +381,7 @@ def check(config: ConfigDict, data: "Dataset") -> None:
     terms = config.terms.split("+")
     if "ram" in terms and unknown:
         raise InputError(
-            f"star learns from how often each class occurs in a training video, which is not known of "
+            f"star learns from the count of each class in a training video, which is unknown for "
             f"{len(unknown)} of {len(data.metas)} (the first is {unknown[0]}): annotate them, or train without "
             f"RAM: --config=configs/star.py:terms={'+'.join(term for term in terms if term != 'ram')}"
         )

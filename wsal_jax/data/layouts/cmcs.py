@@ -68,7 +68,7 @@ def _read_records(root: Path, problems: Problems) -> dict[str, Record]:
     if not folders:
         files = sorted(root.rglob("*.json"))
         if len(files) != 1:
-            what = f"there must be THUMOS14's text files or one JSON file, there are {[path.name for path in files]}"
+            what = f"need THUMOS14's text files or exactly one JSON file; found {[path.name for path in files]}"
             problems.add("annotations", what)
         for path in files[:1]:
             records = read_activitynet(path, problems)
