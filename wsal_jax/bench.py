@@ -168,7 +168,15 @@ def score(args: argparse.Namespace) -> None:
 
 
 def make_folder(root: Path, videos: int, snippets: int, dim: int, classes: int) -> None:
-    """Writes a feature folder of joint float16 features. Only 8 videos take disk space; the others link to them."""
+    """Writes a feature folder of joint float16 features. Only 8 videos take disk space; the others link to them.
+
+    Args:
+      root: the new folder.
+      videos: number of videos.
+      snippets: number of snippets of each video.
+      dim: dimension of the joint features.
+      classes: number of classes.
+    """
     rng = np.random.default_rng(0)
     kept = [root / "kept" / f"{i}.npy" for i in range(min(8, videos))]
     for folder in (root / "kept", root / "features" / "train", root / "features" / "test"):

@@ -92,6 +92,12 @@ def compare(old: Run, new: Run) -> str:
 def table(old: Path, new: Path, workdir: Path, root: str = "") -> str:
     """Evaluates the four pairs into folders of `workdir`, writes `exchange.json` there and returns table 1.
 
+    Args:
+      old: the folder of a run.
+      new: the folder of the run to compare it with.
+      workdir: where the results go.
+      root: the folder of the data; "" for the one in the config of the new run.
+
     Raises:
       InputError: see `load` and `compare`; or the data have changed, or no test video is annotated.
     """

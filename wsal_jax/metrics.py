@@ -40,7 +40,14 @@ def average_precision(
     With interpolation, the precision at a hit is the best precision at this or any lower score. A positive without a
     hit counts 0. Equal scores keep the input order (a stable sort), so the result is deterministic.
 
-    Returns NaN if there is no positive, and 0 if there is no hit.
+    Args:
+      scores: of the detections.
+      hits: which of them are hits.
+      num_positive: number of positives, hit or not.
+      interpolate: whether to interpolate.
+
+    Returns:
+      The average precision; NaN without positives, and 0 without hits.
     """
     if num_positive == 0:
         return np.nan

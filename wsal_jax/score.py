@@ -197,7 +197,14 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Collection[Path]) 
 
 
 def analyse(selection: Selection, records: Mapping[str, Record], buckets: str, directory: Path) -> str:
-    """Writes analysis.json and the plots of `wsal_jax.analyse` to a folder, and returns its text."""
+    """Writes analysis.json and the plots of `wsal_jax.analyse` to a folder, and returns its text.
+
+    Args:
+      selection: ground truth and detections.
+      records: the annotations, for the durations of videos.
+      buckets: a key of `analyse.BUCKETS`.
+      directory: the folder, which is made if it is missing.
+    """
     from wsal_jax import analyse, plot_analysis  # importing Matplotlib takes half a second
 
     durations = {id: records[id].duration for id, of in selection.truth.items() if len(of.labels)}

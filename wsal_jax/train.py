@@ -70,7 +70,15 @@ def make_keys(config: ConfigDict, model: str = "") -> Key[Array, " s"]:
 
 
 def init(method: Method, spec: Spec, config: ConfigDict, num_snippets: int, model: str = "") -> State:
-    """The state before step 0; `num_snippets` is the total over all training videos."""
+    """The state before step 0.
+
+    Args:
+      method: the method to train.
+      spec: the sizes of the model.
+      config: the whole config.
+      num_snippets: the total over all training videos.
+      model: the name of the model, for its keys.
+    """
 
     def one(key):
         params = method.init(named(key, "init"), spec)
@@ -103,7 +111,18 @@ def update(
 ) -> tuple[Params, Any, dict[str, Float[Array, ""]], Float[Array, ""]]:
     """One step of one phase and one seed on a batch of videos; groups that the phase neither trains nor tracks stay.
 
-    The last result is the loss before the step; NaN if the loss or a gradient is not finite.
+    Args:
+      phase: the phase.
+      optimizer: the optimizer of the phase.
+      params: all parameter groups.
+      opt_state: the optimizer state of the phase.
+      videos: the batch, with a leading axis of videos.
+      key: the key of the step.
+      epoch: see `Step`.
+
+    Returns:
+      The new parameters and optimizer state, the metrics averaged over the batch, and the loss before the step, which
+      is NaN if the loss or a gradient is not finite.
     """
 
     def batch_loss(trained):
@@ -200,7 +219,15 @@ def make_revise(method: Method):
 def revise(
     method: Method, params: Params, keep: Bool[np.ndarray, "s total"], data: pipeline.Dataset, streams: Sequence[str]
 ) -> Bool[np.ndarray, "s total"]:
-    """The snippets of each training video that the next round keeps; a video that would be emptied stays unchanged."""
+    """The snippets of each training video that the next round keeps; a video that would be emptied stays unchanged.
+
+    Args:
+      method: has `revise`.
+      params: the parameters of each seed.
+      keep: the snippets that the finished round used.
+      data: the training videos.
+      streams: the streams of the model.
+    """
     revise_all = make_revise(method)
     revised = keep.copy()
     for batch in pipeline.padded(data, streams):
@@ -227,7 +254,17 @@ def chunks(first: int, last: int, size: int, borders: Sequence[int]) -> Iterator
 def begin(
     method: Method, spec: Spec, config: ConfigDict, num_snippets: int, model: str, mesh: Mesh, directory: Path
 ) -> tuple[int, State]:
-    """The step to resume from and its state: those of the newest checkpoint, or of step 0."""
+    """The step to resume from and its state: those of the newest checkpoint, or of step 0.
+
+    Args:
+      method: the method to train.
+      spec: the sizes of the model.
+      config: the whole config.
+      num_snippets: the total over all training videos.
+      model: the name of the model, for its keys.
+      mesh: the devices.
+      directory: the folder of checkpoints.
+    """
     start = checkpoint.latest(directory) or 0
     if not start:
         return 0, sharding.replicate(mesh, init(method, spec, config, num_snippets, model))
@@ -241,7 +278,16 @@ def begin(
 def feed(
     data: pipeline.Dataset, streams: Sequence[str], keys: Key[Array, " s"], steps: range, config: ConfigDict, mesh: Mesh
 ) -> tuple[Bank, Callable[[int], Float[Array, "k s b t d"] | None]]:
-    """The bank, and a function that returns the features of the next k steps, or None if the bank has the features."""
+    """The bank, and a function that returns the features of the next k steps, or None if the bank has the features.
+
+    Args:
+      data: the training videos.
+      streams: the streams of the model.
+      keys: the key of each seed.
+      steps: all steps that will be trained.
+      config: the whole config.
+      mesh: the devices.
+    """
     on_device = config.data.placement == "device" or (
         config.data.placement == "auto" and data.num_bytes <= config.data.device_gb * 2**30
     )
@@ -259,7 +305,16 @@ def feed(
 def next_round(
     method: Method, state: State, config: ConfigDict, data: pipeline.Dataset, streams: Sequence[str], mesh: Mesh
 ) -> State:
-    """The state at the start of a round: fresh optimizers, and the snippets that `method.revise` keeps."""
+    """The state at the start of a round: fresh optimizers, and the snippets that `method.revise` keeps.
+
+    Args:
+      method: the method to train.
+      state: the state at the end of the previous round.
+      config: the whole config.
+      data: the training videos.
+      streams: the streams of the model.
+      mesh: the devices.
+    """
     params, keep = jax.tree.map(np.asarray, (state.params, state.keep))
     optimizers = jax.vmap(lambda params: init_optimizers(method, params, config))(params)
     keep = revise(method, params, keep, data, streams)

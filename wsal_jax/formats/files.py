@@ -80,7 +80,11 @@ def zip_member(
 ) -> memoryview:
     """The bytes of a member, without a copy if it is not compressed (`zipfile` always copies).
 
-    Before decompression, `check` gets the first bytes and the declared size.
+    Args:
+      view: the bytes of the zip file.
+      info: the member.
+      budget: the limits of the file.
+      check: called before decompression, with the first bytes and the declared size.
     """
     name, start, size = info.filename[:100], max(info.header_offset, 0), info.file_size
     header = view[start : start + 30]

@@ -65,7 +65,15 @@ def count(shape: Any, itemsize: int) -> int:
 
 
 def array(budget: Budget, dtype: np.dtype, shape: Any, order: str, data: Any) -> np.ndarray:
-    """A view on `data` (bytes), or the object array of `data` (a list)."""
+    """A view on `data` (bytes), or the object array of `data` (a list).
+
+    Args:
+      budget: the limits of the file.
+      dtype: the dtype of the array.
+      shape: the declared shape, which is checked.
+      order: "C" or "F".
+      data: bytes, or a list for an object array.
+    """
     elements = count(shape, dtype.itemsize)
     if type(data) not in ((list,) if dtype.hasobject else (bytes, memoryview)):
         raise InputError(f"has an array of {dtype} made of a {type(data).__name__}")
