@@ -45,7 +45,7 @@ def released(config):
     config.method.aggregator = "stpn_mean"  # sum(l x) / T; ours is the sum
     config.method.activation = "relu"
     config.method.proposals = "released"  # `as_released` in wsal_jax/methods/maan.py: raw logits as scores
-    config.method.sparsity = 1e-4 * 20  # 1e-4 beside a mean over THUMOS14's 20 classes, which is a sum here
+    config.method.sparsity = 1e-4 * 20  # their 1e-4 weighs a mean over 20 classes; ours is a sum
     config.method.dropout = 0.0
     config.localize.thresholds = (0.05,)  # of attention * sigmoid(T-CAM), absolute
     config.localize.snippets = 400  # T at test: evenly spaced snippets, which repeat in a short video
