@@ -45,6 +45,8 @@ class Entry(NamedTuple):
     duration: float
     counts: dict[str, int] | None = None
     """How often each class occurs, of a video without segments; None: not known."""
+    group: str = ""
+    """Videos of one group are not independent; "": the video is of none."""
 
 
 class Folder(NamedTuple):
@@ -100,7 +102,7 @@ class StoredBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True
         """As of TFDS."""
         with locked(Path(self.data_dir).parent) as alone:
             if Path(self.data_dir).exists():
-                store.check_seal(Path(self.data_dir))
+                store.check_seal(Path(self.data_dir), ())  # a split's own files when it is loaded
                 self.info.read_from_directory(self.data_dir)  # another process may have built it in the meantime
             elif alone:
                 for left in Path(self.data_dir).parent.glob(f"incomplete.*_{Path(self.data_dir).name}"):
@@ -202,6 +204,7 @@ class FolderBuilder(StoredBuilder, skip_registration=True):  # type: ignore[call
                 video.id,
                 {
                     "id": video.id,
+                    "group": video.group,
                     "features": video.load(),
                     "labels": np.array([name in video.labels for name in names], np.int32),
                     "counts": np.array(counts if known else [-1] * len(names), np.int32),
