@@ -63,9 +63,9 @@ def measure(
 ) -> Table:
     """Each row's results in percent: "value" and, of the mAPs, "interval" (95 % of resampled test videos).
 
-    The columns are the mAP by temporal IoU under `config.protocol` and its average, with IoUs of .1 to .9 also `COARSE`,
-    the classification mAP of a model (interpolated or not as the protocol's AP), and the AP of highlight clips.
-    `config` is `config.evaluation`.
+    The columns are the mAP by temporal IoU under `config.protocol` and its average (with IoUs of .1 to .9 also
+    `COARSE`), the classification mAP of a model (interpolated or not as the protocol's AP), and the AP of highlight
+    clips. `config` is `config.evaluation`.
     """
     known = annotated(data)
     truth = {data.metas[i].id: data.annotations[i] for i in known}

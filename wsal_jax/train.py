@@ -28,6 +28,10 @@ Log = Callable[[int, dict[str, Float[np.ndarray, " s"]]], None]
 """Takes the step and each metric's mean since the last call, one value per seed."""
 
 
+class Diverged(InputError):
+    """A loss, a gradient or a parameter is not finite."""
+
+
 class State(NamedTuple):
     """What changes in training; every leaf has a leading axis of seeds."""
 
@@ -269,7 +273,7 @@ def next_round(
 def refuse_divergence(
     losses: Float[np.ndarray, "k s"], steps: range, phases: Sequence[str], config: ConfigDict, model: str, kept: Path
 ) -> None:
-    """Raises InputError at the first loss that is not finite of what `make_run` gives.
+    """Raises Diverged at the first loss that is not finite of what `make_run` gives.
 
     Args:
       losses: of each step and seed.
@@ -287,7 +291,7 @@ def refuse_divergence(
     if steps[at] == 0:  # nothing was learnt before it
         likely = "the features may be damaged or far too large, or a weight in config.method"
     step = checkpoint.latest(kept)
-    raise InputError(
+    raise Diverged(
         f"training diverged: in step {steps[at] + 1} of {model}, phase {phases[at]}, seed {config.seed + seed}, the "
         f"loss or a gradient is not finite; {likely}. "
         + (f"The checkpoint of step {step} is kept in {kept}" if step else "There is no checkpoint yet")
@@ -295,14 +299,14 @@ def refuse_divergence(
 
 
 def refuse_damage(params: Params, where: str) -> None:
-    """Raises InputError for parameters that are not finite, so that none are saved or scored."""
+    """Raises Diverged for parameters that are not finite, so that none are saved or scored."""
     bad = [
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, x in jax.tree.leaves_with_path(params)
         if not np.isfinite(np.asarray(x)).all()
     ]
     if bad:
-        raise InputError(
+        raise Diverged(
             f"the parameters {bad[0]} of {where} are not finite: training diverged; "
             "give a lower config.optimizer.learning_rate and another --workdir"
         )
