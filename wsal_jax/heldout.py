@@ -139,7 +139,9 @@ def _detection(config: ConfigDict, data: pipeline.Dataset, scores: dict[str, lis
     return metrics.detection_map(found, truth, len(data.class_names), ious, config.evaluation.protocol).mean.mean()
 
 
-def _detect(config: ConfigDict, data: pipeline.Dataset, scores: dict[str, list[Scores]], video: int | np.integer) -> Detections:
+def _detect(
+    config: ConfigDict, data: pipeline.Dataset, scores: dict[str, list[Scores]], video: int | np.integer
+) -> Detections:
     """The detections of the last row of `evaluate.detect`."""
     name = "config.localize"
     models = [Model(of[video], options_of(config.localize, model, name)) for model, of in scores.items()]
