@@ -110,7 +110,7 @@ def checkout(tmp_path, tfds_dir, tiny, monkeypatch):
     (tmp_path / "results").mkdir()
     (tmp_path / "docs").mkdir()
     (tmp_path / "results" / "tables.toml").write_text(toml)
-    (tmp_path / "README.md").write_text("No table here.\n")
+    (tmp_path / "README.md").write_text("<!-- table two @.5 -->\n<!-- end of table -->\n")
     text = "Before.\n\n<!-- table two -->\nold\n<!-- end of table -->\n\nAfter.\n"
     (tmp_path / "docs" / "results.md").write_text(text)
     data = pipeline.load(tiny, "test")
@@ -155,6 +155,8 @@ def test_tables_are_made_of_the_files_of_runs(checkout, capsys):
         for cell, (model, column) in zip(line[1:], [("fused", "0.5"), ("fused", results.COARSE), ("rgb", "0.3")]):
             values = [x for run in runs for x in run[model][column]["values"]]
             assert len(values) == 4 and cell.strip("*≈ ") == f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+    short = (checkout / "README.md").read_text().splitlines()
+    assert short[1] == "|  | tiny @.5 |" and short[3] == f"| MAAN | {lines[2][1]} |"
     assert all(cell.startswith("**") for cell in lines[2][1:]) and not any("*" in cell for cell in lines[3])
     kept = json.loads((checkout / "results" / "two" / "stpn.tiny.1.json").read_text())
     assert (
@@ -171,7 +173,7 @@ def test_tables_are_made_of_the_files_of_runs(checkout, capsys):
     kept = json.loads(path.read_text())
     kept["rows"]["fused"]["0.5"]["values"][0] -= 4
     path.write_text(json.dumps(kept))
-    assert tables.make(checkout) == ["docs/results.md"]
+    assert tables.make(checkout) == ["README.md", "docs/results.md"]
 
 
 def test_other_runs_and_other_detections_are_refused(checkout):
@@ -210,7 +212,7 @@ def test_the_documents_have_what_the_files_say():
     for name in tables.DOCUMENTS:
         text = (ROOT / name).read_text()
         assert tables.fill(ROOT, text) == text, name
-        for table in re.findall("<!-- table (.*) -->", text):
+        for table in re.findall(r"<!-- table (\w+).* -->", text):
             assert table in tables.read_tables(ROOT)["table"]
 
 

@@ -120,7 +120,7 @@ def test_the_value_is_that_of_the_last_row_of_an_evaluation(config, data):
         truth = {meta.id: one for meta, one in zip(fold.held_out.metas, fold.held_out.annotations)}
         expected = metrics.detection_map(found, truth, 3, np.array([0.3, 0.5]), "activitynet").mean.mean()
         assert values[f, seed] == pytest.approx(100 * expected)
-    assert 0 < values.min() < values.max() < 100
+    assert 0 < values.min() < values.max()
 
 
 def test_without_segments_labels_choose_and_it_says_so(config, data, search, tmp_path, monkeypatch):

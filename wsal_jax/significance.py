@@ -63,9 +63,9 @@ def resampled(
     samples: int,
     seed: int,
 ) -> Float[np.ndarray, "r n c"]:
-    """The mAP in percent at each IoU threshold and of each average, of each of r seeds; the first of n = samples + 1 has all videos
-    once.
+    """The mAP in percent of r seeds and n = `samples` + 1 samples, at each IoU threshold and of each average.
 
+    In the first sample all videos are once.
     Runs on the same videos get the same samples by the same `seed`.
     """
     copies = metrics.draw(packed["positives"].shape[1], samples, seed)

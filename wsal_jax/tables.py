@@ -199,8 +199,11 @@ def difference(compared: dict[str, Any], a: str, b: str, column: str) -> list[fl
     return cell and [-cell[0], -cell[2], -cell[1]]
 
 
-def format_table(root: Path, table: str) -> str:
-    """The table as Markdown. Of each column the highest is bold; those not to be told from it are marked with ≈."""
+def format_table(root: Path, table: str, chosen: Sequence[str] = ()) -> str:
+    """The table as Markdown, with the columns of all headings or of those chosen.
+
+    Of each column the highest is bold; those that cannot be told from it are marked with ≈.
+    """
     tables, runs = read_tables(root), files_of(root, table)
     of, compared = tables["table"][table], compare(root, table)["data"]
     cells: dict[tuple[str, str, str], list[float]] = {}
@@ -210,7 +213,8 @@ def format_table(root: Path, table: str) -> str:
             model = results.final_row(one["rows"]) if model == "final" else model
             if cell := one["rows"].get(model, {}).get(column):
                 cells.setdefault((row, data, head), []).extend(cell["values"])
-    heads = [(data, *column) for data in of["data"] for column in of["columns"]]
+    columns = [column for column in of["columns"] if not chosen or column[2] in chosen]
+    heads = [(data, *column) for data in of["data"] for column in columns]
     heads = [head for head in heads if any((row, head[0], head[3]) in cells for row in of["row"])]
     lines = [
         ["", *(f"{tables['data'][data]['name']} {head}" for data, _, _, head in heads)],
@@ -239,16 +243,16 @@ def format_cell(values: Sequence[float] | None, best: bool, lead: Sequence[float
 
 
 def fill(root: Path, text: str) -> str:
-    """A document with its tables made anew: those between `<!-- table NAME -->` and `<!-- end of table -->`.
+    """A document with its tables made anew, which are between `<!-- table NAME [HEADING ...] -->` and an end mark.
 
     A table without any file of results stays as it is.
     """
 
     def new(found: re.Match) -> str:
         rows = files_of(root, found[2])
-        return f"{found[1]}{format_table(root, found[2])}\n{found[4]}" if rows else found[0]
+        return f"{found[1]}{format_table(root, found[2], found[3].split())}\n{found[5]}" if rows else found[0]
 
-    return re.sub(r"(<!-- table (\w+) -->\n)(.*?)(<!-- end of table -->)", new, text, flags=re.DOTALL)
+    return re.sub(r"(<!-- table (\w+)([^>\n]*) -->\n)(.*?)(<!-- end of table -->)", new, text, flags=re.DOTALL)
 
 
 def make(root: Path) -> list[str]:
