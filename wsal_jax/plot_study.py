@@ -21,6 +21,7 @@ def draw(path: Path, space: dict[str, Any], values: Sequence[float], settings: S
     order = np.arange(1, len(values) + 1)
     panels[0].plot(order, np.maximum.accumulate(values), color="tab:purple", drawstyle="steps-post")
     panels[0].scatter(order, values, s=14, color="tab:blue")
+    panels[0].xaxis.get_major_locator().set_params(integer=True)
     panels[0].set_xlabel("trial; the line is the best so far")
     best = int(np.argmax(values))
     for panel, (name, possible) in zip(panels[1:], space.items()):

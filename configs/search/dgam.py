@@ -1,6 +1,6 @@
 """What is searched for DGAM; see `common.py`."""
 
-from wsal_jax.configs.search import common
+import wsal_jax.configs.search.common as common
 
 
 def get_search(config):

@@ -1,6 +1,6 @@
 """What is searched for IWO-Net; see `common.py`. `num_snippets` is its K."""
 
-from wsal_jax.configs.search import common
+import wsal_jax.configs.search.common as common
 
 
 def get_search(config):

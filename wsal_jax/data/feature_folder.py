@@ -289,7 +289,7 @@ def _read_entry(
     counts = _read_counts(video, where, set(labels), problems)
     times = (fps, stride, offset, duration)
     load = partial(load_checked, root, partial(_read_features, root, files))
-    group = video.get("group", "")
+    group = "" if video.get("group") is None else video["group"]
     if group != "" and not is_plain(group):
         problems.add(where, f'"group" is {reprlib.repr(group)}: must be a name, or leave it out')
         group = ""
