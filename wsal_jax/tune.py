@@ -31,8 +31,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from wsal_jax import configs, heldout, options, signals, study, train
 import wsal_jax.configs.search.common as common
+from wsal_jax import configs, heldout, options, signals, study, train
 from wsal_jax.data import pipeline
 from wsal_jax.data.builder import locked
 from wsal_jax.heldout import Fold, OfFold
