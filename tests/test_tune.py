@@ -264,7 +264,7 @@ def test_a_setting_that_diverges_is_worth_nothing(config, search, tmp_path, monk
 
 def test_nothing_of_the_test_split_is_opened(config, tiny, search, tmp_path, monkeypatch):
     """A real training; every file of the test split is spoilt, and opening one is an error besides."""
-    config.streams, config.fusion, config.steps = ("rgb",), (1.0,), 2
+    config.streams, config.fusion, config.steps, config.method.aggregator = ("rgb",), (1.0,), 2, "norm"
     (tmp_path / "space.py").write_text('def get_search(config): return {"localize.thresholds": [(0.1,), (0.5,)]}')
     budget = dict(trials=1, folds=2, seeds=2, detections=2)
     kept, names = {}, []
