@@ -126,7 +126,7 @@ def bootstrap(
       samples: number of samples.
       seed: of the random draws.
       level: the fraction of samples inside the interval; the rest is split equally between both sides.
-      averages: for each average that has a row at the end, the indices of its thresholds; one average of all by default.
+      averages: for each average (a row at the end), the indices of its thresholds; by default one average of all.
 
     Returns:
       Rows (low, high), as fractions.
