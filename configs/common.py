@@ -4,26 +4,39 @@ The text after the colon of `--config=configs/maan.py:dataset=feature_folder,qui
 decide what the rest of the config looks like; every other option is `--config.<option>=<value>`.
 """
 
+from difflib import get_close_matches
+
 from ml_collections import ConfigDict, config_dict
+
+from wsal_jax.types import InputError
 
 
 def parse(text: str | None, **defaults):
     """`"a=1,b"` -> ConfigDict(a=1, b=True, others as in `defaults`), with the types of the defaults.
 
     Raises:
-      ValueError: a switch that is not in `defaults`.
+      InputError: a switch that is not in `defaults`, a value of another type, or an unknown preset.
     """
     switches = ConfigDict(defaults)
     for part in filter(None, (text or "").split(",")):
         name, _, value = part.partition("=")
         if name not in defaults:
-            raise ValueError(f"--config=...:{part}: no switch {name!r}; there are {', '.join(defaults)}")
+            near = "".join(f"; did you mean {likely}?" for likely in get_close_matches(name, defaults, 1))
+            raise InputError(f"--config=...:{part}: no switch {name!r}; there are {', '.join(defaults)}{near}")
         kind = type(defaults[name])
-        switches[name] = value in ("", "1", "true", "True") if kind is bool else kind(value)
+        try:
+            switches[name] = value in ("", "1", "true", "True") if kind is bool else kind(value)
+        except ValueError as error:
+            raise InputError(f"--config=...:{part}: {error}") from error
+    if switches.preset not in ("", "composed") or (switches.preset and switches.dataset != "feature_folder"):
+        raise InputError(f"--config=...:preset={switches.preset}: there is composed, for dataset=feature_folder")
     return switches
 
 
-SWITCHES = dict(dataset="synthetic_untrimmed/thumos", quick=False)
+SWITCHES = dict(dataset="synthetic_untrimmed/thumos", preset="", quick=False)
+"""`dataset=feature_folder` alone has the settings of the method's paper, meant for some hundred videos of minutes with
+I3D features, as of THUMOS14. `preset=composed` has those of the results on composed videos (a few clips each, features
+of 2 s): where videos have tens of snippets, and where training on a CPU must be short, begin with it."""
 
 
 def get_config(switches: ConfigDict) -> ConfigDict:
@@ -46,6 +59,7 @@ def get_config(switches: ConfigDict) -> ConfigDict:
         config.data.reader = ConfigDict(dict(layout="auto", bad_videos="refuse", bad_segments="keep"))
         for name in ("fps", "stride", "offset"):  # None: those of the layout
             config.data.reader[name] = config_dict.placeholder(float)  # one shared by all would change them together
+        config.data.reader.durations = "annotated"  # or "features": a video lasts as long as its features
         config.data.reader.resized = False  # the features of a video divide its duration equally
         if benchmark == "thumos14":
             config.data.reader.update(videos="all", diving="both")
@@ -65,7 +79,7 @@ def get_config(switches: ConfigDict) -> ConfigDict:
     config.plots = 4  # test videos drawn
 
     config.evaluation = ConfigDict()
-    config.evaluation.protocol = "activitynet"  # or thumos_kit, wtalc, grid: see wsal_jax/metrics.py
+    config.evaluation.protocol = "activitynet"  # or thumos_kit, wtalc, grid, opentad: see wsal_jax/matching.py
     first, step = (0.5, 0.05) if "activitynet" in switches.dataset else (0.1, 0.1)  # as papers on each have it
     config.evaluation.ious = tuple(round(first + i * step, 2) for i in range(10 if first == 0.5 else 9))
     config.evaluation.bootstrap = 1000  # resamplings of the test videos for the 95 % intervals

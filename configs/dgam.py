@@ -9,7 +9,8 @@ Two CPU cores: three seeds on the built-in data (--config.seeds=3) take 167 s; f
 features: see the README.
 """
 
-from configs import common
+from wsal_jax.configs import common
+from wsal_jax.types import InputError
 
 TERMS = ("fg", "fg+bg", "fg+bg+guide", "all")
 
@@ -17,7 +18,7 @@ TERMS = ("fg", "fg+bg", "fg+bg+guide", "all")
 def get_config(text=None):
     switches = common.parse(text, terms="all", as_released=False, **common.SWITCHES)
     if switches.terms not in TERMS:
-        raise ValueError(f"--config=...:terms={switches.terms}: there are {', '.join(TERMS)}")
+        raise InputError(f"--config=...:terms={switches.terms}: there are {', '.join(TERMS)}")
     config = common.get_config(switches)
     thumos14, activitynet = switches.dataset.startswith("thumos14"), "activitynet" in switches.dataset
     config.method = dict(
@@ -33,12 +34,11 @@ def get_config(text=None):
         gamma2=0.1,
         sigma=1.0,  # the paper's sigma_s is not given; as released
         warmup=15,  # cycles of a CVAE and an attention epoch; the paper's 300 are as large a share of its training
+        warm_reconstruction=True,  # L_re as well, not L_cvae alone
         dropout=0.0,
         foreground_epsilon=0.0,
         cvae_weight=1.0,
         proposals="attention",  # or "released"
-        own_share=0.5,  # this and the next are of the released proposals alone
-        mask_threshold=0.01,
         per_stream=dict(rgb=dict(gamma1=0.5), flow=dict(gamma1=0.3)),  # section 4.2
     )
     config.num_snippets = 400
@@ -54,12 +54,12 @@ def get_config(text=None):
         # T as for MAAN. With 128 dimensions Adam moves a logit an eighth as fast as with 1,024, and class activation
         # must come up before L_guide has put out the attention: of 2e-3 and 5e-3, the better on 50 training videos.
         config.num_snippets, config.optimizer.learning_rate = 20, 5e-3
-    if switches.dataset == "feature_folder":
+    if switches.preset == "composed":
         # T of the README's comparison. On held-out training videos of its data, one seed: dropout rather than 0 with
         # context; a threshold of 0.05 rather than 0.1 to 0.4, without context by far, with context 0.2 was better.
         config.num_snippets, config.method.dropout = 20, 0.7
-    if switches.dataset.startswith("activitynet"):  # 40 epochs of 150 steps
-        config.steps, config.method.warmup = 6000, 2
+    if switches.dataset.startswith("activitynet"):  # 6,000 epochs of 150 steps, as released; 300 as in the paper
+        config.steps, config.method.warmup = 900_000, 300
     if switches.quick:
         config.steps, config.method.warmup = 200, 2
 
@@ -90,15 +90,18 @@ def released(config, activitynet):
     config.method.foreground_epsilon = 1.0  # x_fg = sum(l x) / (sum(l) + 1), in training; eq. 4 has no 1
     config.method.cvae_weight = 10.0
     config.method.proposals = "released"  # `as_released` in wsal_jax/methods/dgam.py
-    rgb.own_share, flow.own_share = 0.35, 0.65  # the flow's activation counts 0.65 in both
-    rgb.mask_threshold, flow.mask_threshold = 0.03, 0.08
+    # The flow's activation counts 0.65 in both.
+    config.localize.own_share, config.localize.mask_threshold = 0.5, 0.01
+    config.localize.per_stream = dict(
+        rgb=dict(own_share=0.35, mask_threshold=0.03), flow=dict(own_share=0.65, mask_threshold=0.08)
+    )
     config.localize.min_snippets, config.localize.max_snippets = 50, 400
     config.localize.upsample, config.localize.smooth = 20, 0.0
     if activitynet:
         config.method.alpha = 1.0
+        config.method.warm_reconstruction = False
         rgb.foreground, flow.foreground = 1.0, 0.3
         rgb.gamma1 = flow.gamma1 = 0.1
-        rgb.own_share = flow.own_share = 0.5
-        rgb.mask_threshold = flow.mask_threshold = 0.01
+        config.localize.per_stream = dict(rgb={}, flow={})
         config.localize.min_snippets, config.localize.max_snippets = 2, 200
         config.localize.smooth = 25.0

@@ -10,7 +10,7 @@ Two CPU cores, another run beside it: three seeds on the built-in data (--config
 +- 0.6. On real features: see the README.
 """
 
-from configs import common
+from wsal_jax.configs import common
 
 
 def get_config(text=None):
@@ -47,6 +47,8 @@ def get_config(text=None):
         config.optimizer = dict(name="adam", learning_rate=dict(schedule, staircase=True))
         if not switches.quick:
             config.steps = 60 * epoch
+    elif benchmark == "feature_folder" and not switches.preset:
+        config.steps //= switches.rounds
     else:
         # All rounds together take 800 steps, so that more rounds are not more training. On held-out training videos of
         # the README's data, one seed: 800 rather than 2,000 (mAP@.5 59 and 53); penalty 0.01 rather than 0.1 by far,
@@ -60,7 +62,7 @@ def get_config(text=None):
         # one seed: K = 400 rather than 50 with dropout 0.8, and no dropout with K = 200 rather than either.
         config.optimizer.learning_rate, config.method.dropout = 5e-3, 0.0
         config.num_snippets = 200
-    if benchmark == "feature_folder":  # about the snippets of a video
+    if switches.preset == "composed":  # about the snippets of a video
         config.num_snippets = 100
     if switches.segments:
         config.num_snippets = switches.segments

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Several processes on this machine's CPU, joined by jax.distributed and Gloo: what a cluster does, to try at home.
 #   launch/local_processes.sh 2 --config=configs/maan.py:quick --workdir=runs/two
+# Ctrl-C or SIGTERM to this script is passed on to all, which save and end; this script ends after them.
 set -euo pipefail
 count=$1
 shift
@@ -8,10 +9,28 @@ cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 export JAX_PLATFORMS=cpu JAX_CPU_COLLECTIVES_IMPLEMENTATION=gloo
 port=$(python -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')
-pids=()
-trap 'kill "${pids[@]}" 2>/dev/null || true' EXIT
+set -m # a process group for each: Ctrl-C comes to this script alone, which passes it on once
+pids=() signalled=''
+pass_on() {
+  signalled=1
+  kill "-$1" "${pids[@]}" 2>/dev/null || true
+}
+trap 'pass_on INT' INT
+trap 'pass_on TERM' TERM
 for ((i = 0; i < count; i++)); do
   python -m wsal_jax.main --distributed --coordinator="localhost:$port" --processes="$count" --process="$i" "$@" &
   pids+=($!)
 done
-for _ in "${pids[@]}"; do wait -n; done  # the first to fail ends all, with its status
+for _ in "${pids[@]}"; do # the first to fail ends all, with its status
+  status=0
+  wait -n || status=$?
+  [ "$status" = 0 ] || break
+done
+running() { [ -n "$(jobs -pr)" ]; }
+for ((tenths = 0; tenths < 100; tenths++)); do # what stopped one has stopped the others, too, or they wait for it
+  running || break
+  if [ -n "$signalled" ]; then tenths=0; fi # they save
+  sleep 0.1
+done
+kill -KILL "${pids[@]}" 2>/dev/null || true
+exit "$status"

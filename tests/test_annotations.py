@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 
 from tests import layouts as made
-from wsal_jax.data import annotations
-from wsal_jax.data.annotations import Record, odd_segments, read_activitynet, read_thumos_text, read_times, read_w_talc
-from wsal_jax.data.checks import Problems
+from wsal_jax.formats import annotations
+from wsal_jax.formats.annotations import (
+    Record,
+    odd_segments,
+    read_activitynet,
+    read_thumos_text,
+    read_times,
+    read_w_talc,
+)
+from wsal_jax.formats.checks import Problems
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

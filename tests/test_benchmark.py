@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from tests import layouts as made
+from tests import stored
+from tests.stored import tree
 from wsal_jax.data import benchmark, builder, thumos14
 from wsal_jax.data.activitynet import Activitynet
-from wsal_jax.data.checks import FolderError
 from wsal_jax.data.thumos14 import Thumos14
+from wsal_jax.formats.checks import FolderError
 from wsal_jax.times import snippet_to_seconds
 from wsal_jax.types import InputError, Meta
 
@@ -129,7 +131,7 @@ def unknown_label(root):
 
 def too_long(root):
     add_video(root, BAD_VIDEO, duration=6.0, **GOOD)
-    return "has features up to 12.8 s, and lasts 6.0 s: are fps, stride or offset others?"
+    return "has features up to 12.8 s, and lasts 6.0 s: the features end after the video"
 
 
 BAD_VIDEOS = [
@@ -174,7 +176,6 @@ def test_a_training_video_needs_a_label(root):
 
 def test_needs_both_splits(root):
     (root / "split_test.txt").write_text("")
-    (root / "gt.json").write_text((root / "gt.json").read_text())
     assert "needs training and test videos, has 2 train, 0 test" in problems(root)
 
 
@@ -224,6 +225,44 @@ def test_features_that_end_early_are_told(root, capsys):
     assert told in capsys.readouterr().err
 
 
+LATE = [f"video_test_{i:07d}" for i in range(40, 46)]
+
+
+def add_late(root):
+    for i, id in enumerate(LATE):
+        add_video(root, id, duration=10.0 + i / 10, **GOOD)
+
+
+def test_features_that_end_late_are_all_listed_with_advice(root):
+    """As those of FTCL's gt.json, whose durations take 25 frames per second for 30."""
+    add_late(root)
+    (line,) = [line for line in problems(root).splitlines() if "the features end after the video" in line]
+    for i, id in enumerate(LATE):
+        assert f"{id!r}" in line and f"has features up to 12.8 s, and lasts {10 + i / 10:.1f} s" in line
+    assert all(advice in line for advice in ('durations="features"', 'bad_videos="keep"'))
+
+
+def test_features_that_end_late_can_be_kept_or_tell_the_duration(root, capsys):
+    add_late(root)
+    folder = check(root, bad_videos="keep")
+    assert ids(folder) == {*made.VIDEOS, *LATE}
+    durations = {video.id: video.duration for video in folder.videos["test"]}
+    assert durations[LATE[3]] == 10.3 and len(folder.videos["test"][0].load()["rgb"]) == 20
+    told = capsys.readouterr().err
+    assert "features that end after the video, kept as they are" in told and all(id in told for id in LATE)
+    edit(root, "video_validation_0000051", duration=99.0)
+    folder = check(root, durations="features")
+    assert {round(video.duration, 9) for videos in folder.videos.values() for video in videos} == {12.8}
+    with pytest.raises(InputError, match="resized"):
+        check(root, durations="features", resized=True)
+
+
+@pytest.mark.parametrize("damage", [no_annotation, not_finite, twice], ids=lambda f: f.__name__)
+def test_what_cannot_be_used_cannot_be_kept(root, damage):
+    message = damage(root)
+    assert message in problems(root, bad_videos="keep")
+
+
 def test_resized_features_divide_the_duration(root):
     assert "has no duration in the annotations, which its resized features divide" in problems(root, resized=True)
     for id in made.VIDEOS:
@@ -233,7 +272,9 @@ def test_resized_features_divide_the_duration(root):
     assert times == [pytest.approx(0), pytest.approx(30)] and video.duration == 30
 
 
-@pytest.mark.parametrize("option", [{"bad_videos": "keep"}, {"bad_segments": "x"}, {"fps": 0.0}, {"stride": -1.0}])
+@pytest.mark.parametrize(
+    "option", [{"bad_videos": "x"}, {"durations": "x"}, {"bad_segments": "x"}, {"fps": 0.0}, {"stride": -1.0}]
+)
 def test_options_are_checked(root, option):
     with pytest.raises(InputError, match=next(iter(option))):
         check(root, **option)
@@ -248,7 +289,7 @@ def test_choices_of_thumos14_are_checked(root, tmp_path, option):
 def build(root, tmp_path, **options):
     made_builder = Thumos14(manual_dir=root, data_dir=tmp_path, **options)
     made_builder.download_and_prepare()
-    return {x["id"].decode(): x for split in ("train", "test") for x in made_builder.as_data_source(split=split)}
+    return stored.by_id(made_builder)
 
 
 @pytest.mark.parametrize("videos", thumos14.EXCLUDED)
@@ -281,10 +322,6 @@ def test_cliff_diving_can_be_that_only(root, tmp_path):
     assert (both["video_test_0000004"]["counts"] == only["video_test_0000004"]["counts"]).all()
 
 
-def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_building_twice_gives_the_same_bytes(root, tmp_path):
     build(root, tmp_path / "a")
     build(root, tmp_path / "b")
@@ -306,7 +343,7 @@ def test_a_failed_build_leaves_nothing_and_can_be_repeated(root, tmp_path, monke
     failing = Thumos14(manual_dir=root, data_dir=tmp_path / "built")
     with pytest.raises(InputError, match="video_test_0001496"):
         failing.download_and_prepare()
-    assert not [name for name in tree(tmp_path / "built") if "record" in name or name.endswith(".json")]
+    assert not tree(tmp_path / "built")
     monkeypatch.undo()
     path.write_bytes(good)
     assert set(build(root, tmp_path / "built")) == set(made.VIDEOS)

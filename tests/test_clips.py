@@ -8,7 +8,7 @@ import pytest
 
 from wsal_jax import metrics
 from wsal_jax.data import clips
-from wsal_jax.data.checks import FolderError
+from wsal_jax.formats.checks import FolderError
 from wsal_jax.types import Meta, Scores
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "youtube_highlights"
@@ -51,7 +51,7 @@ def test_what_is_wrong_is_said(tmp_path, video, message):
 def test_a_clip_has_the_activation_at_its_middle():
     """Snippet i is at frame 50 + 50 i, clip i is from 50 i to 50 i + 100; one more lies midway, one after the end."""
     cas = np.array([[0.0, 3.0], [1.0, 5.0], [2.0, 1.0]], np.float32)
-    scores = Scores(np.ones(2, np.float32), cas, np.ones(3, np.float32), {})
+    scores = Scores(np.ones(2, np.float32), cas, np.ones(3, np.float32))
     meta = Meta("a", 3, 29.97, 50.0, 50.0, 7.0)
     frames = np.array([[0.0, 100], [50, 150], [100, 200], [25, 125], [400, 500]])
     of_dog = clips.Clips("dog", 1, np.ones(5, int), frames)

@@ -11,10 +11,11 @@ from jax.test_util import check_grads
 from scipy.ndimage import gaussian_filter1d
 
 from configs import dgam as config_file
-from wsal_jax import localize, method, train
-from wsal_jax.fuse import fuse_models
+from wsal_jax import localize, method, methods, train
+from wsal_jax.fuse import fuse
+from wsal_jax.method import Step, options_of
 from wsal_jax.methods import dgam
-from wsal_jax.types import Meta, Scores, Video
+from wsal_jax.types import Meta, Model, Scores, Video
 
 SIZES = {"hidden": 7, "latent": 3, "cvae_hidden": 6, "warmup": 4}
 
@@ -22,7 +23,7 @@ SIZES = {"hidden": 7, "latent": 3, "cvae_hidden": 6, "warmup": 4}
 def make(text="", model="", **options):
     config = config_file.get_config(text)
     config.method.update({**SIZES, **options})
-    return method.get(config.method, model)
+    return methods.get(config.method, model)
 
 
 def example(n=6, seed=0, dtype=np.float32):
@@ -84,15 +85,17 @@ def test_discriminative_losses_are_equations_4_to_6(epsilon, labels):
 
 def test_guide_is_equations_13_to_15_and_teaches_the_attention_alone():
     logits, attention, labels = 3 * random(12, 4), random(12, seed=2), np.array([1.0, 0, 1])
-    p = softmax(logits)
-    guides = [gaussian_filter1d(g, 1.5) for g in (np.maximum(p[:, 0], p[:, 2]), p[:, :3].sum(1))]
-    expected = sum(np.abs(attention - g).mean() for g in guides)
-    ones = jnp.ones(12)
-    loss = jax.jit(lambda logits, attention: dgam.guide_loss(logits, attention, ones, jnp.asarray(labels), 1.5))
+    mask = (~np.isin(np.arange(12), (4, 11))).astype(float)
+    smoothed = gaussian_filter1d(softmax(logits)[:, :3] * mask[:, None], 1.5, axis=0)
+    guides = np.maximum(smoothed[:, 0], smoothed[:, 2]), smoothed.sum(1)
+    assert (smoothed[:, 0] > smoothed[:, 2]).any() and (smoothed[:, 0] < smoothed[:, 2]).any()
+    expected = sum((np.abs(attention - g) * mask).sum() / 10 for g in guides)
+    args = jnp.asarray(mask), jnp.asarray(labels), 1.5
+    loss = jax.jit(lambda logits, attention: dgam.guide_loss(logits, attention, *args))
     np.testing.assert_allclose(loss(jnp.asarray(logits), jnp.asarray(attention)), expected, rtol=1e-5)
     of_logits, of_attention = jax.jit(jax.grad(loss, (0, 1)))(jnp.asarray(logits), jnp.asarray(attention))
     assert not of_logits.any()
-    signs = sum(np.sign(attention - g) for g in guides) / 12
+    signs = sum(np.sign(attention - g) for g in guides) * mask / 10
     np.testing.assert_allclose(of_attention, signs, rtol=1e-5)
 
 
@@ -147,7 +150,8 @@ def plain_losses(params, video, noises, r=1.0):
     pooled = [(w * x).sum(0) / w.sum() for w in (attention, 1 - attention)]
     foreground, background = (jax.nn.log_softmax(dense(params["classifier"], p)) for p in pooled)
     target = video.labels / video.labels.sum()
-    guide = dgam.guide_loss(dense(params["classifier"], x), attention[:, 0], video.mask, video.labels, 1.0)
+    tcam = dgam.smooth(jax.nn.softmax(jax.lax.stop_gradient(x @ params["classifier"]["kernel"]))[:, :3], 1.0)
+    guide = jnp.abs(attention - jnp.stack([jnp.maximum(tcam[:, 0], tcam[:, 2]), tcam.sum(1)], 1)).sum(1).mean()
     error = (x - hidden(params["decoder"], r * attention + noises[1], attention)) ** 2
     return cvae, -(target * foreground[:-1]).sum() - 0.03 * background[-1] + 0.1 * guide + 0.5 * error.mean()
 
@@ -159,7 +163,7 @@ def test_gradients_are_those_of_the_plain_losses(index):
         made, video, key = make(), example(dtype=np.float64), jax.random.key(3)
         params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params_of(made))
         noises = [jax.random.normal(k, (6, 3), jnp.float64) for k in (key, jax.random.split(key)[0])]
-        loss = jax.jit(jax.value_and_grad(lambda p: made.phases[index].loss(p, video, key, jnp.int32(9))[0]))
+        loss = jax.jit(jax.value_and_grad(lambda p: made.phases[index].loss(p, video, Step(key, jnp.int32(9)))[0]))
         plain = jax.jit(jax.value_and_grad(lambda p: plain_losses(p, video, noises)[index]))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), loss(params), plain(params))
 
@@ -191,9 +195,10 @@ def test_cvae_loss_is_equation_10(r):
 def test_reconstruction_loss_is_equation_12():
     params, x, attention, noise = params_of(make()), random(6, 5), random(6, seed=2), random(6, 3, seed=3)
     back = reconstruction_of(params["decoder"], 0.7 * attention[:, None] + noise, attention)
-    arrays = map(jnp.asarray, (x, attention, np.ones(6), noise))
+    mask = np.array([1, 0, 1, 1, 1, 0.0])
+    arrays = map(jnp.asarray, (x, attention, mask, noise))
     loss = jax.jit(partial(dgam.reconstruction_loss, r=0.7))(params["decoder"], *arrays)
-    np.testing.assert_allclose(loss, ((x - back) ** 2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(loss, ((x - back) ** 2)[mask > 0].mean(), rtol=1e-5)
 
 
 def test_gradient_of_the_reconstruction_loss_with_respect_to_the_attention():
@@ -221,7 +226,7 @@ def test_terms_and_warm_up_make_equation_16(terms):
     phase = made.phases[-1]
     loss = jax.jit(phase.loss)
     for epoch, warm in ((0, 0), (1, 0.25), (4, 1), (9, 1)):
-        total, metrics = loss(params, video, key, jnp.int32(epoch))
+        total, metrics = loss(params, video, Step(key, jnp.int32(epoch)))
         expected = sum(w * metrics[name] * (warm if name == "reconstruction" else 1) for name, w in weights.items())
         np.testing.assert_allclose(total, expected, rtol=1e-6)
     x = np.asarray(video.features, np.float64)
@@ -232,8 +237,26 @@ def test_terms_and_warm_up_make_equation_16(terms):
         back = reconstruction_of(params["decoder"], attention_of(params, x)[:, None] + noise, attention_of(params, x))
         np.testing.assert_allclose(metrics["reconstruction"], ((x - back) ** 2).mean(), rtol=1e-4)
         loss = jax.jit(made.phases[0].loss)
-        losses = [loss(params, video, key, jnp.int32(e))[0] for e in (0, 1, 4, 9)]
+        losses = [loss(params, video, Step(key, jnp.int32(e)))[0] for e in (0, 1, 4, 9)]
         assert losses[0] == 0 and np.allclose(np.array(losses[1:]) / losses[2], [0.25, 1, 1], rtol=1e-5)
+
+
+def test_the_reconstruction_may_go_without_a_warm_up():
+    made, video = make(warm_reconstruction=False), example()
+    loss = jax.jit(made.phases[1].loss)
+    first, metrics = loss(params_of(made), video, Step(jax.random.key(3), jnp.int32(0)))
+    weights = {"foreground": 1, "background": 0.03, "guide": 0.1, "reconstruction": 0.5}
+    np.testing.assert_allclose(first, sum(w * metrics[name] for name, w in weights.items()), rtol=1e-6)
+    assert jax.jit(made.phases[0].loss)(params_of(made), video, Step(jax.random.key(3), jnp.int32(0)))[0] == 0
+
+
+def test_settings_of_the_data_sets():
+    """Epochs of 6 and 150 steps in either phase; the authors' ActivityNet code does not warm up L_re."""
+    for dataset, steps in (("thumos14", 6 * 6000), ("activitynet", 150 * 6000)):
+        for text in ("", "as_released,"):
+            config = config_file.get_config(f"{text}dataset={dataset}")
+            assert (config.steps, config.method.warmup) == (2 * steps, 300)
+            assert config.method.warm_reconstruction == (not text or dataset == "thumos14")
 
 
 def test_a_model_of_flow_has_its_own_weight():
@@ -241,7 +264,7 @@ def test_a_model_of_flow_has_its_own_weight():
     losses = {}
     for model in ("rgb", "flow"):
         made = make(model=model)
-        losses[model], metrics = jax.jit(made.phases[1].loss)(params_of(made), video, jax.random.key(3), epoch)
+        losses[model], metrics = jax.jit(made.phases[1].loss)(params_of(made), video, Step(jax.random.key(3), epoch))
     np.testing.assert_allclose(losses["rgb"] - losses["flow"], 0.2 * metrics["reconstruction"], rtol=1e-4)
     assert make(model="rgb") is make() is not make(model="flow")
 
@@ -276,7 +299,7 @@ def test_attention_of_exactly_0_or_1_has_finite_gradients(n):
         assert (scores.attention == (bias > 0)).all()
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(scores))
         for loss in losses:
-            (value, _), gradients = loss(params, video, jax.random.key(0), jnp.int32(9))
+            (value, _), gradients = loss(params, video, Step(jax.random.key(0), jnp.int32(9)))
             assert np.isfinite(value) and all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
 
 
@@ -285,7 +308,7 @@ def test_dropped_dimensions_are_seen_by_the_cvae():
     made, key = make(dropout=0.999999), jax.random.key(0)
     params = params_of(made)
     loss = jax.jit(made.phases[1].loss)
-    metrics = [loss(params, example(seed=s), key, jnp.int32(9))[1] for s in (0, 1)]
+    metrics = [loss(params, example(seed=s), Step(key, jnp.int32(9)))[1] for s in (0, 1)]
     assert metrics[0]["foreground"] == metrics[1]["foreground"] and metrics[0]["attention"] == metrics[1]["attention"]
     assert metrics[0]["reconstruction"] != metrics[1]["reconstruction"]
 
@@ -299,9 +322,10 @@ def test_scores_are_those_of_the_equations():
     pooled = softmax(layer(params["classifier"], attention @ x / attention.sum()))
     np.testing.assert_allclose(scores.video_score, pooled[:3], rtol=1e-4)
     np.testing.assert_allclose(scores.attention, attention, rtol=1e-5)
-    np.testing.assert_allclose(scores.extras["logits"], logits, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(scores.extras["evidence"], softmax(logits)[:, :3], rtol=1e-4)
-    np.testing.assert_allclose(scores.cas, attention[:, None] * softmax(logits)[:, :3], rtol=1e-4)
+    np.testing.assert_allclose(scores.extras.logits, logits, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(scores.evidence, softmax(logits)[:, :3], rtol=1e-4)
+    tcam = softmax(x @ np.asarray(params["classifier"]["kernel"], np.float64))[:, :3]
+    np.testing.assert_allclose(scores.cas, attention[:, None] * tcam, rtol=1e-4)
 
 
 META = Meta("v", 12, 10.0, 10.0, 5.0, 12.0)
@@ -311,7 +335,7 @@ META = Meta("v", 12, 10.0, 10.0, 5.0, 12.0)
 def host_scores(attention, logits, video_score, padding=0):
     logits = np.pad(np.asarray(logits, np.float32), ((0, padding), (0, 1)), constant_values=9.0)
     cas = np.zeros((len(attention), len(video_score)), np.float32)
-    return Scores(np.array(video_score), cas, np.asarray(attention, np.float32), {"logits": logits})
+    return Scores(np.array(video_score), cas, np.asarray(attention, np.float32), dgam.Extras(logits, None))
 
 
 def localize_config(text="", **options):
@@ -320,11 +344,18 @@ def localize_config(text="", **options):
     return config
 
 
+def propose(scores, options):
+    """By attention, of one model or of several."""
+    models = [Model(one, options) for one in scores]
+    fused = Model(fuse(scores, [1.0] * len(scores)), options)
+    return dgam.propose(dgam.by_attention, models, fused, META)
+
+
 def test_segments_and_scores_are_those_of_equation_17():
     """Attention above 0.4 in [2, 6) and [11, 12); the flanks of the first are [1, 2) and [6, 7)."""
     attention = np.array([0, 0.2, 0.5, 1, 1, 0.5, 0.1, 0.3, 0, 0, 0.4, 0.8])
     logits = np.stack([np.arange(12.0), -(np.arange(12.0) ** 2)], axis=1)
-    found = dgam.propose(host_scores(attention, logits, [0.9, 0.05], 4), META, localize_config(thresholds=(0.41,)))
+    found = propose([host_scores(attention, logits, [0.9, 0.05], 4)], localize_config(thresholds=(0.41,)))
     assert found.segments.tolist() == [[11, 12], [2, 6]] and found.labels.tolist() == [0, 0]
     np.testing.assert_allclose(found.scores, [11 - 0.3 * 10, 3.5 - 0.3 * (1 + 6)], rtol=1e-6)
 
@@ -333,7 +364,7 @@ def test_segments_of_each_threshold_and_class_are_thinned_out():
     rng = np.random.default_rng(0)
     attention, logits = rng.random(12), rng.normal(size=(12, 3))
     config = localize_config(thresholds=(0.2, 0.5, 0.8), nms=0.3)
-    found = dgam.propose(host_scores(attention, logits, [0.4, 0.0, 0.4]), META, config)
+    found = propose([host_scores(attention, logits, [0.4, 0.0, 0.4])], config)
     assert set(found.labels.tolist()) == {0, 2}
     for label in (0, 2):
         segments, scores = [], []
@@ -359,14 +390,12 @@ def test_both_streams_are_merged():
     logits = np.ones((12, 2))
     rgb = host_scores([0] * 4 + [1] * 4 + [0] * 4, 2 * logits, [0.6, 0.0])
     flow = host_scores([0] * 4 + [1] * 5 + [0] * 3, 5 * logits, [0.6, 0.4])
-    fused = fuse_models([rgb, flow], (1.0, 3.0))
-    np.testing.assert_allclose(fused.video_score, [0.6, 0.3])
-    found = dgam.propose(fused, META, localize_config())
+    found = propose([rgb, flow], localize_config())
     assert sorted(zip(found.labels.tolist(), found.segments.tolist(), found.scores.tolist())) == [
         (0, [4, 9], 5.0),
         (1, [4, 9], 5.0),
     ]
-    found = dgam.propose(fused, META, localize_config(nms=0.9))
+    found = propose([rgb, flow], localize_config(nms=0.9))
     assert sorted(found.segments[found.labels == 0].tolist()) == [[4, 8], [4, 9]]
 
 
@@ -376,13 +405,14 @@ def test_a_video_of_class_0_alone_has_detections(text):
     params = params_of(made)
     params["classifier"]["bias"] = jnp.array([20.0, 0, 0, 0])
     scores = jax.tree.map(np.asarray, jax.jit(made.score)(params, video))
-    for one in (scores, fuse_models([scores, scores], (0.5, 0.5))):
-        found = made.propose(one, META, localize_config(text, thresholds=(0.1,)))
+    one = Model(scores, localize_config(text, thresholds=(0.1,)))
+    for models in ([one], [one, one]):
+        found = made.propose(models, one, META)
         assert len(found.labels) and not found.labels.any()
 
 
 def test_a_video_without_attention_has_no_detection():
-    found = dgam.propose(host_scores([0] * 12, np.ones((12, 2)), [0.6, 0.6]), META, localize_config())
+    found = propose([host_scores([0] * 12, np.ones((12, 2)), [0.6, 0.6])], localize_config())
     assert found.segments.shape == (0, 2) and len(found.labels) == len(found.scores) == 0
 
 
@@ -427,24 +457,28 @@ def test_released_rules_against_their_steps(dataset, n, smooth):
     rough = gaussian_filter1d(rng.normal(size=(2, n)), 3, axis=1)
     attention = 1 / (1 + np.exp(-12 * rough - 1))
     streams = []
+    config.localize.nms = 1.0  # all are kept
     for i, model in enumerate(("rgb", "flow")):
-        options = {**config.method.to_dict(), **config.method.per_stream[model].to_dict()}
-        extras = {
-            "tcam": rng.random((n, 3)),
-            "own_share": options["own_share"],
-            "mask_threshold": options["mask_threshold"],
-        }
-        streams.append(Scores(np.array([0.7, 0.0, 0.25]), np.zeros((n, 3)), attention[i], extras))
+        extras = dgam.Extras(None, rng.random((n, 3)))
+        scores = Scores(np.array([0.7, 0.0, 0.25]), np.zeros((n, 3)), attention[i], extras)
+        streams.append(Model(scores, options_of(config.localize, model, "config.localize")))
     expected = []
     for own, other in (streams, streams[::-1]):
-        share, threshold = own.extras["own_share"], own.extras["mask_threshold"]
-        tcams = own.extras["tcam"], other.extras["tcam"]
-        expected += released_of(own.attention, *tcams, (0, 2), share, threshold, meta, size, smooth)
-    config.localize.nms = 1.0  # all are kept
-    found = dgam.propose(fuse_models(streams, (0.5, 0.5)), meta, config.localize)
+        share, threshold = own.options.own_share, own.options.mask_threshold
+        tcams = own.scores.extras.tcam, other.scores.extras.tcam
+        expected += released_of(own.scores.attention, *tcams, (0, 2), share, threshold, meta, size, smooth)
+    found = methods.get(config.method).propose(streams, streams[0], meta)
     result = sorted(zip(found.labels.tolist(), *found.segments.T.tolist(), found.scores.tolist()))
     assert len(expected) > 4
     np.testing.assert_allclose(result, sorted(expected), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("dataset, shares", [("thumos14", [0.35, 0.65]), ("activitynet", [0.5, 0.5])])
+def test_released_options_of_each_stream(dataset, shares):
+    config = config_file.get_config(f"as_released,dataset={dataset}").localize
+    of = [options_of(config, model, "config.localize") for model in ("rgb", "flow")]
+    assert [x.own_share for x in of] == shares
+    assert [x.mask_threshold for x in of] == ([0.03, 0.08] if dataset == "thumos14" else [0.01, 0.01])
 
 
 def test_bad_switches_are_named():

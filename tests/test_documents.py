@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from flax.traverse_util import flatten_dict
 
-from wsal_jax import method
+from wsal_jax import methods
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -28,7 +28,7 @@ def test_files_and_links_exist(document):
 
 def test_the_readme_is_short_and_has_every_method():
     assert README.count("\n") <= 150
-    for name in method.names():
+    for name in methods.names():
         assert f"configs/{name}.py" in README
 
 
@@ -47,7 +47,7 @@ def test_configs_take_the_switches(document):
 def test_options_exist():
     datasets = ("synthetic_untrimmed/thumos", "feature_folder", "thumos14", "activitynet/1.3")
     options = set()
-    for name, dataset in product(method.names(), datasets):
+    for name, dataset in product(methods.names(), datasets):
         config = json.loads(get_config(name, f"dataset={dataset}").to_json())
         options |= set(flatten_dict({"config": config}, sep="."))
     groups = {option.rsplit(".", i)[0] for option in options for i in (1, 2)}

@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from wsal_jax import evaluate, method, metrics, train
+from wsal_jax import evaluate, methods, metrics, options, results, train
 from wsal_jax.data import pipeline
 from wsal_jax.data.clips import Clips
-from wsal_jax.types import Annotation, Detections, InputError, Scores, Video
+from wsal_jax.formats import submissions
+from wsal_jax.types import Annotation, Detections, Scores, Video
 
 
 @pytest.fixture
@@ -26,19 +27,19 @@ def perfect(data):
         centres = (meta.offset + np.arange(meta.length) * meta.stride) / meta.fps
         inside = (annotation.segments[:, :1] <= centres) & (centres < annotation.segments[:, 1:])
         cas = np.stack([inside[annotation.labels == c].any(0) for c in range(len(labels))], 1).astype(np.float32)
-        scores.append(Scores(labels, cas, cas.max(1), {}))
+        scores.append(Scores(labels, cas, cas.max(1)))
     return scores
 
 
 def measure(of_models, rows, data, config, clips=None):
     """The values alone."""
-    table = evaluate.measure(of_models, rows, data, config.evaluation, clips or {})
+    table = results.measure(of_models, rows, data, config.evaluation, clips or {})
     return {row: {column: cell["value"] for column, cell in cells.items()} for row, cells in table.items()}
 
 
 def test_scores_are_those_of_each_seed_and_video_alone(config, data):
     config.seeds = 2
-    maan = method.get(config.method)
+    maan = methods.get(config.method)
     params = train.init(maan, method.Spec((16, 16), 3), config, 1).params
     scores = evaluate.score(maan, params, data, ["rgb", "flow"])
     assert [len(of) for of in scores] == [8, 8]
@@ -54,7 +55,7 @@ def test_scores_are_those_of_each_seed_and_video_alone(config, data):
 
 
 def test_perfect_scores_beat_the_floors(config, data, perfect):
-    made = method.get(config.method)
+    made = methods.get(config.method)
     of_models, rows = evaluate.detect(made, {"rgb": perfect, "flow": perfect}, data, config, seed=0)
     table = measure(of_models, rows, data, config)
     assert list(table) == ["rgb", "flow", "fused", "whole video", "shuffled"]
@@ -68,8 +69,17 @@ def test_perfect_scores_beat_the_floors(config, data, perfect):
         assert (detections.segments == [0, meta.duration]).all()
 
 
+def test_the_floors_are_those_of_the_fused_scores(config, data, perfect):
+    """Each model is sure of another class; the weights leave the second one's."""
+    sure = [[x._replace(video_score=np.eye(3, dtype=np.float32)[c]) for x in perfect] for c in (0, 1)]
+    config.fusion = (0.0, 1.0)
+    _, rows = evaluate.detect(methods.get(config.method), dict(zip(("rgb", "flow"), sure)), data, config, 0)
+    for name in ("whole video", "shuffled"):
+        assert {label for video in rows[name] for label in video.labels.tolist()} == {1}
+
+
 def test_detections_do_not_depend_on_test_labels(config, data, perfect):
-    made = method.get(config.method)
+    made = methods.get(config.method)
     blind = data._replace(
         annotations=[Annotation(np.zeros((0, 2)), np.zeros(0, int)) for _ in data.metas], labels=0 * data.labels
     )
@@ -83,13 +93,13 @@ def test_detections_do_not_depend_on_test_labels(config, data, perfect):
 def test_videos_without_annotations_are_detected_in_and_not_measured(config, data, perfect, tmp_path):
     none = Annotation(np.zeros((0, 2)), np.zeros(0, int))
     blind = data._replace(annotations=[none] * 8, counts=data.counts * 0 - 1)
-    text = evaluate.report(method.get(config.method), {"rgb": [perfect]}, blind, config, tmp_path)
-    assert "nothing is measured" in text and not (tmp_path / "results.json").exists()
+    measured = evaluate.report(methods.get(config.method), {"rgb": [perfect]}, blind, config, tmp_path, {})
+    assert "nothing is measured" in results.format_results(measured) and not (tmp_path / "results.json").exists()
     assert len(json.loads((tmp_path / "detections.json").read_text())["results"]) == 8
 
 
 def test_a_video_without_annotations_is_no_false_positive(config, data, perfect):
-    made = method.get(config.method)
+    made = methods.get(config.method)
     of_models, rows = evaluate.detect(made, {"rgb": perfect}, data, config, 0)
     counts, annotations = data.counts.copy(), list(data.annotations)
     counts[2], annotations[2] = -1, Annotation(np.zeros((0, 2)), np.zeros(0, int))
@@ -101,32 +111,33 @@ def test_a_video_without_annotations_is_no_false_positive(config, data, perfect)
 
 def test_summary_has_mean_and_sample_deviation():
     tables = [{"rgb": {"0.5": {"value": x, "interval": [x - 1, x + 2]}}} for x in (10.0, 12.0, 17.0)]
-    cell = evaluate.summarise(tables)["rgb"]["0.5"]
+    cell = results.summarise(tables)["rgb"]["0.5"]
     assert cell["mean"] == 13 and np.isclose(cell["std"], np.sqrt((9 + 1 + 16) / 2))
-    assert evaluate.summarise(tables[:1])["rgb"]["0.5"]["std"] == 0
+    assert results.summarise(tables[:1])["rgb"]["0.5"]["std"] == 0
     assert cell["intervals"] == [[9, 12], [11, 14], [16, 19]]
-    lines = evaluate.format_table(evaluate.summarise(tables)).splitlines()
+    lines = results.format_table(results.summarise(tables)).splitlines()
     assert [line.split() for line in lines[1:]] == [["rgb", "13.0±3.6"]]
-    lines = evaluate.format_table(evaluate.summarise(tables[:1])).splitlines()
+    lines = results.format_table(results.summarise(tables[:1])).splitlines()
     assert [line.split()[-1] for line in lines[1:]] == ["10.0", "9.0", "12.0"]
 
 
 def test_submission_is_sorted_and_named(data):
     empty = Detections(np.zeros((0, 2)), np.zeros(0, int), np.zeros(0))
     found = Detections(np.array([[0.0, 1.0], [2.0, 3.5]]), np.array([2, 0]), np.array([0.2, 0.7]))
-    results = evaluate.submission([found] + [empty] * 7, data)["results"]
-    assert list(results) == [meta.id for meta in data.metas]
-    assert results[data.metas[0].id] == [
+    videos = {meta.id: of for meta, of in zip(data.metas, [found] + [empty] * 7)}
+    written = submissions.to_json(videos, data.class_names)["results"]
+    assert list(written) == [meta.id for meta in data.metas]
+    assert written[data.metas[0].id] == [
         {"label": data.class_names[0], "score": 0.7, "segment": [2.0, 3.5]},
         {"label": data.class_names[2], "score": 0.2, "segment": [0.0, 1.0]},
     ]
-    assert results[data.metas[1].id] == []
+    assert written[data.metas[1].id] == []
 
 
 def test_intervals_hold_the_value_and_follow_the_option(config, data, perfect):
     noisy = [x._replace(cas=np.random.default_rng(0).uniform(0, 1, x.cas.shape).astype(np.float32)) for x in perfect]
-    of_models, rows = evaluate.detect(method.get(config.method), {"rgb": noisy}, data, config, 0)
-    table = evaluate.measure(of_models, rows, data, config.evaluation, {})
+    of_models, rows = evaluate.detect(methods.get(config.method), {"rgb": noisy}, data, config, 0)
+    table = results.measure(of_models, rows, data, config.evaluation, {})
     for row in table.values():
         for column in ("0.1", "0.5", "average"):
             low, high = row[column]["interval"]
@@ -134,38 +145,25 @@ def test_intervals_hold_the_value_and_follow_the_option(config, data, perfect):
     low, high = table["rgb"]["0.1"]["interval"]
     assert low < table["rgb"]["0.1"]["value"] < high
     config.evaluation.bootstrap = 0
-    assert "interval" not in evaluate.measure(of_models, rows, data, config.evaluation, {})["rgb"]["0.1"]
+    assert "interval" not in results.measure(of_models, rows, data, config.evaluation, {})["rgb"]["0.1"]
 
 
 def test_the_protocol_and_its_thresholds_are_used_and_named(config, data, perfect, tmp_path):
     config.evaluation.protocol, config.evaluation.ious = "wtalc", (0.25, 0.5)
-    text = evaluate.report(method.get(config.method), {"rgb": [perfect]}, data, config, tmp_path)
+    measured = evaluate.report(methods.get(config.method), {"rgb": [perfect]}, data, config, tmp_path, {})
+    text = results.format_results(measured)
     assert text.startswith("protocol wtalc, ") and text.splitlines()[1].split()[:3] == ["mAP@IoU", "0.25", "0.5"]
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert results["protocol"] == "wtalc" and set(results) >= {"videos", "classes", "instances"}
-    _, rows = evaluate.detect(method.get(config.method), {"rgb": perfect}, data, config, 0)
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written == json.loads(json.dumps(results.to_json(measured)))
+    assert written["protocol"] == "wtalc" and set(written) >= {"videos", "classes", "instances"}
+    _, rows = evaluate.detect(methods.get(config.method), {"rgb": perfect}, data, config, 0)
     truth = {meta.id: annotation for meta, annotation in zip(data.metas, data.annotations)}
     found = {meta.id: one for meta, one in zip(data.metas, rows["rgb"])}
     expected = metrics.detection_map(found, truth, 3, np.array([0.25, 0.5]), "wtalc").mean
-    assert [results["rows"]["rgb"][c]["mean"] for c in ("0.25", "0.5")] == pytest.approx(100 * expected)
+    assert [written["rows"]["rgb"][c]["mean"] for c in ("0.25", "0.5")] == pytest.approx(100 * expected)
 
 
-@pytest.mark.parametrize(
-    "option, value",
-    [
-        ("evaluation.protocol", "anet"),
-        ("evaluation.ious", (0.0, 0.5)),
-        ("evaluation.bootstrap", -1),
-        ("localize.soft_nms", -0.1),
-    ],
-)
-def test_what_cannot_be_evaluated_is_found_before(config, data, option, value):
-    config.update_from_flattened_dict({option: value})
-    with pytest.raises(InputError, match=option.split(".")[1]):
-        evaluate.check(config, data)
-
-
-def test_highlights_are_ranked_by_the_models(config, data, perfect):
+def test_highlights_are_ranked_by_the_models(config, data, perfect, tmp_path):
     """Clips of one snippet each: perfect scores rank all of them right, shuffled ones do not."""
     highlights = {}
     for meta, labels, scores in zip(data.metas, data.labels, perfect):
@@ -174,42 +172,50 @@ def test_highlights_are_ranked_by_the_models(config, data, perfect):
         match = np.where(scores.cas[:, label] > 0, 1, -1)
         frames = np.stack([centres - 1, centres + 1], 1)
         highlights[meta.id] = Clips(data.class_names[label], label, match, frames)
-    of_models, rows = evaluate.detect(method.get(config.method), {"rgb": perfect, "flow": perfect}, data, config, 0)
+    of_models, rows = evaluate.detect(methods.get(config.method), {"rgb": perfect, "flow": perfect}, data, config, 0)
     table = measure(of_models, rows, data, config, highlights)
     assert table["fused"]["clips"] == 100 and table["shuffled"]["clips"] < 90
     assert "clips" not in table["whole video"]
     assert "clips" not in measure(of_models, rows, data, config)["fused"]
+    # They were read when the options were checked, and are not looked for again.
+    of_models = {"rgb": [perfect], "flow": [perfect]}
+    measured = evaluate.report(methods.get(config.method), of_models, data, config, tmp_path, highlights)
+    assert measured.rows["fused"]["clips"]["mean"] == 100
 
 
 def test_attention_is_compared_with_the_true_segments(config, data, perfect, tmp_path):
     """Perfect scores miss nothing, those of the opposite everything; the classifier's columns want evidence."""
-    opposite = [x._replace(attention=1 - x.attention, extras={"evidence": 1 - x.cas}) for x in perfect]
-    table = evaluate.attend({"rgb": perfect, "flow": opposite}, data)
+    opposite = [x._replace(attention=1 - x.attention, evidence=1 - x.cas) for x in perfect]
+    table = results.attend({"rgb": perfect, "flow": opposite}, data)
     values = {row: {column: cell["value"] for column, cell in cells.items()} for row, cells in table.items()}
     assert values["rgb"] == {"|att - gt|": 0, "|gt - att|": 0}
     gt = sum((x.attention > 0).sum() for x in perfect)
     other = sum((x.attention == 0).sum() for x in perfect)
     assert values["flow"]["|att - gt|"] == pytest.approx(100 * other / gt) and values["flow"]["|gt - att|"] == 100
     assert values["flow"]["|(cls - gt) - att|"] == values["flow"]["|(att & gt) - cls|"] == 0
-    text = evaluate.report(method.get(config.method), {"rgb": [perfect], "flow": [opposite]}, data, config, tmp_path)
+    of_models = {"rgb": [perfect], "flow": [opposite]}
+    measured = evaluate.report(methods.get(config.method), of_models, data, config, tmp_path, {})
+    text = results.format_results(measured)
     lines = [line.split() for line in text.splitlines() if "|gt|" in line or "fused" in line]
     assert lines[-1][0] == "fused" and "att," in lines[-2]
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert list(results["attention"]) == ["rgb", "flow", "fused"]
-    assert results["attention"]["flow"]["|gt - att|"]["mean"] == 100
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert list(written["attention"]) == ["rgb", "flow", "fused"]
+    assert written["attention"]["flow"]["|gt - att|"]["mean"] == 100
 
 
-def test_a_method_merges_its_models_itself(config, data, perfect):
-    """By `fuse`, whose result its `propose` is given."""
+def test_a_method_sees_each_model_with_its_own_options(config, data, perfect):
+    """A row of one model has that model alone, the fused one both, and what all share."""
     seen = []
 
-    def propose(scores, meta, options):
-        seen.append(len(scores.extras.get("models", ())))
+    def propose(models, fused, meta):
+        seen.append(([one.options.nms for one in models], fused.options.nms, fused.scores is models[0].scores))
         return Detections(np.zeros((0, 2)), np.zeros(0, int), np.zeros(0))
 
-    made = method.get(config.method)
-    merging = made._replace(
-        propose=propose, fuse=lambda of, weights: made.fuse(of, weights)._replace(extras={"models": of})
-    )
-    evaluate.detect(merging, {"rgb": perfect, "flow": perfect}, data, config, 0)
-    assert seen == [0] * 16 + [2] * 8
+    with config.unlocked():
+        config.localize.per_stream = dict(flow=dict(nms=0.25))
+    made = methods.get(config.method)._replace(propose=propose)
+    evaluate.detect(made, {"rgb": perfect, "flow": perfect}, data, config, 0)
+    assert seen == [([0.5], 0.5, True)] * 8 + [([0.25], 0.25, True)] * 8 + [([0.5, 0.25], 0.5, False)] * 8
+    config.localize.per_stream.flow = dict(nsm=0.25)
+    with pytest.raises(InputError, match=r"config\.localize\.per_stream\.flow: config\.localize has no option nsm"):
+        options.check_evaluation(config, data)

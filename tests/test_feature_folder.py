@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from wsal_jax.data import examples
+from tests import stored
+from tests.stored import tree
+from wsal_jax.data import examples, pipeline
 from wsal_jax.data.feature_folder import FolderError, check
 
 LENGTHS = {"train": {"-run.1": 6, "jump Ü": 4}, "test": {"both": 9}}
@@ -80,11 +82,7 @@ def build(root: Path, data_dir: Path) -> tuple[tfds.core.DatasetBuilder, dict[st
     """The builder and everything it has, by id."""
     made = builder(root, data_dir)
     made.download_and_prepare()
-    return made, {x["id"].decode(): x for split in LENGTHS for x in made.as_data_source(split=split)}
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return made, stored.by_id(made)
 
 
 def problems(root: Path) -> str:
@@ -113,9 +111,9 @@ def test_round_trip(tmp_path, layout):
     for split, lengths in LENGTHS.items():
         assert {x["id"].decode() for x in made.as_data_source(split=split)} == set(lengths)
         for video in lengths:
-            stored = videos[video]["features"]
-            assert set(stored) == set(DIMS if layout == "joint" else layout.split("+"))
-            for stream, values in stored.items():
+            kept = videos[video]["features"]
+            assert set(kept) == set(DIMS if layout == "joint" else layout.split("+"))
+            for stream, values in kept.items():
                 assert values.dtype == np.float32
                 np.testing.assert_array_equal(values, features(video, stream))
 
@@ -136,14 +134,31 @@ def test_round_trip(tmp_path, layout):
     assert [both["offset"], both["duration"]] == [2, 18]
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float64, ">f4"])
-def test_floats_are_stored_as_float32(tmp_path, dtype):
-    write(tmp_path / "data", "rgb")
-    given = features("both", "rgb").astype(dtype)
-    save(tmp_path / "data/features/test/rgb/both.npy", np.asfortranarray(given))
-    stored = build(tmp_path / "data", tmp_path / "built")[1]["both"]["features"]["rgb"]
-    assert stored.dtype == np.float32
-    np.testing.assert_array_equal(stored, given.astype(np.float32))
+@pytest.mark.parametrize("dtype", [np.float16, ">f2", np.float64, ">f4"])
+def test_floats_are_stored_as_they_came_or_as_float32(tmp_path, dtype):
+    root = write(tmp_path / "data", "rgb")
+    for path in (root / "features").rglob("*.npy"):
+        save(path, np.asfortranarray(np.load(path).astype(dtype)))
+    given = np.load(root / "features/test/rgb/both.npy")
+    made, videos = build(root, tmp_path / "built")
+    kept = videos["both"]["features"]["rgb"]
+    assert kept.dtype == np.float16 if "2" in np.dtype(dtype).str else kept.dtype == np.float32
+    np.testing.assert_array_equal(kept, given.astype(np.float32))
+    read = pipeline.read(pipeline.load(made, "test"), 0, ["rgb"])
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, given.astype(np.float32))
+
+
+def test_a_stream_of_several_types_is_stored_as_float32(tmp_path):
+    root = write(tmp_path / "data")
+    given = features("both", "rgb").astype(np.float16)
+    save(root / "features/test/rgb/both.npy", given)
+    for path in (root / "features").rglob("flow/*.npy"):
+        save(path, np.load(path).astype(np.float16))
+    kept = build(root, tmp_path / "built")[1]
+    assert {x.dtype for video in kept.values() for x in (video["features"]["rgb"],)} == {np.dtype(np.float32)}
+    assert {x.dtype for video in kept.values() for x in (video["features"]["flow"],)} == {np.dtype(np.float16)}
+    np.testing.assert_array_equal(kept["both"]["features"]["rgb"], given)
 
 
 def test_defaults_beside_database_and_order_of_classes(tmp_path):
@@ -155,7 +170,7 @@ def test_defaults_beside_database_and_order_of_classes(tmp_path):
     times = {"fps": 2, "feature_stride_frames": "4", "feature_offset_frames": 1, "duration": "unused"}
     write_gt(root, gt | times | {"classes": ["run", "jump"]})
     folder = check(root)
-    assert folder.classes == ["run", "jump"] and folder.dims == DIMS
+    assert folder.classes == ["run", "jump"] and {x: y.dim for x, y in folder.streams.items()} == DIMS
     entries = {entry.id: entry for entries in folder.videos.values() for entry in entries}
     assert [(entries[id].fps, entries[id].stride, entries[id].offset) for id in ("-run.1", "jump Ü", "both")] == [
         (2, 4, 1),
@@ -170,7 +185,7 @@ def test_split_files_choose(tmp_path):
     gt = ground_truth()
     gt["database"]["elsewhere"] = {}
     write_gt(root, gt)
-    (root / "split_train.txt").write_text("jump Ü\r\n\n-run.1\n")
+    (root / "split_train.txt").write_text("jump Ü\r\n\n-run.1\n", encoding="utf-8")
     (root / "split_test.txt").write_text("both\n")
     ids = {split: [entry.id for entry in entries] for split, entries in check(root).videos.items()}
     assert ids == {"train": ["jump Ü", "-run.1"], "test": ["both"]}
@@ -456,10 +471,24 @@ def test_everything_is_said_at_once(tmp_path):
     assert pickle.loads(pickle.dumps(caught.value)).problems == caught.value.problems
 
 
+def test_all_features_that_end_late_are_listed(tmp_path):
+    root, gt = write(tmp_path), ground_truth()
+    for i in range(6):
+        save(root / f"features/test/rgb/late{i}.npy", np.ones((9, 3)))
+        save(root / f"features/test/flow/late{i}.npy", np.ones((9, 3)))
+        gt["database"][f"late{i}"] = gt["database"]["both"] | {"duration": 10.0 + i}
+    write_gt(root, gt)
+    (line,) = problems(root).splitlines()
+    assert all(f"'late{i}' (features go on to 18.00 s, but the video has {10 + i:.2f} s)" in line for i in range(5))
+    assert "'late5'" not in line  # 18 s, 15 s and one and a half snippets of 2 s
+
+
 def test_built_twice_is_identical(tmp_path):
+    """Also by another process, whose hashes and threads are others."""
     root = write(tmp_path / "data")
     build(root, tmp_path / "one")
-    build(root, tmp_path / "two")
+    code = "import sys\nfrom tests.test_feature_folder import *\nbuild(Path(sys.argv[1]), Path(sys.argv[2]))"
+    subprocess.run([sys.executable, "-c", code, root, tmp_path / "two"], check=True)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
     assert any("array_record" in name for name in tree(tmp_path / "one"))
 
@@ -479,7 +508,7 @@ def test_changed_data_are_built_anew(tmp_path):
     third, videos = build(root, data_dir)
     np.testing.assert_array_equal(videos["jump Ü"]["labels"], [1, 1, 0])
 
-    (root / "split_train.txt").write_text("-run.1\njump Ü\n")
+    (root / "split_train.txt").write_text("-run.1\njump Ü\n", encoding="utf-8")
     assert len({first.data_dir, second.data_dir, third.data_dir, builder(root, data_dir).data_dir}) == 4
 
 
@@ -509,8 +538,8 @@ def test_failed_build_leaves_earlier_one(tmp_path):
         save(path, features(path.stem, "rgb"))
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert builder(root, data_dir).data_dir == first.data_dir
-    stored = {x["id"].decode(): x["features"]["rgb"] for x in builder(root, data_dir).as_data_source(split="train")}
-    np.testing.assert_array_equal(stored["-run.1"], features("-run.1", "rgb"))
+    kept = stored.by_id(builder(root, data_dir))["-run.1"]["features"]["rgb"]
+    np.testing.assert_array_equal(kept, features("-run.1", "rgb"))
 
 
 def test_reopened_builder_knows_all_and_pickles(tmp_path):
@@ -521,10 +550,8 @@ def test_reopened_builder_knows_all_and_pickles(tmp_path):
     os.utime(root / RUN, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # nobody looks at the features again
     made = pickle.loads(pickle.dumps(builder(root, tmp_path / "built")))
     assert examples.class_names(made.info) == ["jump", "run"]
-    assert {name: tensor.shape for name, tensor in made.info.features["features"].items()} == {
-        name: (None, dim) for name, dim in DIMS.items()
-    }
-    again = {x["id"].decode(): x for split in LENGTHS for x in made.as_data_source(split=split)}
+    assert stored.dims(made) == DIMS
+    again = stored.by_id(made)
     for id, x in videos.items():
         np.testing.assert_array_equal(again[id]["features"]["flow"], x["features"]["flow"])
 
@@ -540,7 +567,10 @@ def test_real_features(tmp_path):
     dogs = [id for id in (source / "split_test.txt").read_text().split() if gt[id]["labels"] == ["dog"]]
     (tmp_path / "split_test.txt").write_text("\n".join(dogs[:5]))
     folder = check(tmp_path)
-    assert folder.dims == {"rgb": 1024, "flow": 1024} and folder.classes == ["dog", "skiing"]
+    assert folder.streams == {"rgb": (1024, "float16"), "flow": (1024, "float16")} and folder.classes == [
+        "dog",
+        "skiing",
+    ]
     assert len(folder.videos["test"]) == 5
     late = folder.videos["train"][1]
     assert late.id == "7o628W-bFy0" and late.segments[-1] == (82.5, late.duration) and late.duration == 313.6333

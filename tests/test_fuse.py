@@ -7,7 +7,7 @@ from wsal_jax.types import Scores
 
 def random_scores(seed, n=5, c=3):
     rng = np.random.default_rng(seed)
-    return Scores(*(rng.random(shape, np.float32) for shape in [c, (n, c), n]), {"only here": rng.random(seed + 1)})
+    return Scores(*(rng.random(shape, np.float32) for shape in [c, (n, c), n]), rng.random(seed + 1))
 
 
 def test_halves():
@@ -16,7 +16,7 @@ def test_halves():
     for field in ("video_score", "cas", "attention"):
         a, b = getattr(rgb, field), getattr(flow, field)
         np.testing.assert_allclose(getattr(fused, field), (a.astype(float) + b) / 2)
-    assert fused.extras == {}
+    assert fused[3:] == (None, None, None)
 
 
 def test_weights_belong_to_their_model_and_are_normalised():
@@ -48,11 +48,13 @@ def test_bad_weights(weights):
         fuse([random_scores(0), random_scores(1)], weights)
 
 
-def test_evidence_is_fused_where_all_have_it():
+@pytest.mark.parametrize("field", ["evidence", "class_attention"])
+def test_a_field_is_fused_where_all_have_it(field):
     models = [random_scores(seed) for seed in range(2)]
-    evidence = [np.full((5, 3), x) for x in (0.2, 0.6)]
-    both = [one._replace(extras={**one.extras, "evidence": x}) for one, x in zip(models, evidence)]
-    fused = fuse(both, (1.0, 3.0))
-    assert list(fused.extras) == ["evidence"]
-    np.testing.assert_allclose(fused.extras["evidence"], 0.5)
-    assert fuse([both[0], models[1]], (1.0, 3.0)).extras == {}
+    both = [one._replace(**{field: np.full((5, 3), x)}) for one, x in zip(models, (0.2, 0.6))]
+    fused = fuse(both, (1.0, 3.0))._asdict()
+    np.testing.assert_allclose(fused.pop(field), 0.5)
+    assert [name for name, x in fused.items() if x is None] == [
+        name for name in ("extras", "evidence", "class_attention") if name != field
+    ]
+    assert getattr(fuse([both[0], models[1]], (1.0, 3.0)), field) is None

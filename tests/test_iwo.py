@@ -10,20 +10,23 @@ from jax.test_util import check_grads
 from ml_collections import FrozenConfigDict
 
 from configs import iwo as config_file
-from wsal_jax import localize, method, sharding, train
+from wsal_jax import localize, method, methods, sharding, train
 from wsal_jax.data import pipeline
+from wsal_jax.fuse import fuse
+from wsal_jax.method import Step
 from wsal_jax.methods import iwo
-from wsal_jax.types import InputError, Meta, Scores, Video
+from wsal_jax.types import InputError, Meta, Model, Scores, Video
 
 DIMS, CLASSES, K, HEADS = (5, 3), 4, 12, 3
 D = sum(DIMS)
+STEP = Step(jax.random.key(0), jnp.int32(0))
 
 
 def make(text="", **options):
     config = config_file.get_config(text)
     config.num_snippets = K
     config.method.update({"heads": HEADS, "dropout": 0.0, "share": 0.2, "penalty": 0.1, "gamma": 10.0, **options})
-    return method.get(config.method)
+    return methods.get(config.method)
 
 
 @lru_cache
@@ -108,14 +111,14 @@ def test_scores_are_those_of_the_equations(removed):
     assert not np.asarray(scores.attention)[list(removed)].any() and not np.asarray(scores.cas)[list(removed)].any()
     for k in left:
         alone, _ = network_of(params, video.features, [k])
-        np.testing.assert_allclose(scores.extras["evidence"][k], softmax(alone), rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(scores.evidence[k], softmax(alone), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("labels", [(0, 1, 0, 0), (1, 1, 0, 1), (0, 0, 0, 0)])
 def test_loss_is_equation_6(labels):
     made, video = make(), example(labels=labels)
     params = params_of(made)
-    total, metrics = loss_of(made)(params, video, jax.random.key(0), jnp.int32(0))
+    total, metrics = loss_of(made)(params, video, STEP)
     logits, _ = network_of(params, video.features, list(range(K)))
     y = np.array(labels) / max(sum(labels), 1)
     penalty = 0.0
@@ -134,9 +137,9 @@ def test_dropout_keeps_the_expected_logits():
     made, video = make(dropout=0.5, penalty=0.0), example()
     params = params_of(made)
     params["classifier"] = jax.tree.map(lambda x: 1e-3 * x, params["classifier"])
-    loss = jax.jit(jax.vmap(made.phases[0].loss, (None, None, 0, None)))
-    losses, _ = loss(params, video, jax.random.split(jax.random.key(0), 4000), jnp.int32(0))
-    expected, _ = loss_of(make(penalty=0.0))(params, video, jax.random.key(0), jnp.int32(0))
+    loss = jax.jit(jax.vmap(made.phases[0].loss, (None, None, Step(0, None))))
+    losses, _ = loss(params, video, Step(jax.random.split(STEP.key, 4000), STEP.epoch))
+    expected, _ = loss_of(make(penalty=0.0))(params, video, STEP)
     assert losses.std() > 1e-4
     np.testing.assert_allclose(losses.mean(), expected, atol=4 * losses.std() / np.sqrt(4000))
 
@@ -175,8 +178,8 @@ def test_winners_out_testing_is_algorithm_2(steps, removed):
     scores = score_of(made)(params, video)
     logits, _ = network_of(params, video.features, segments)
     best = np.argsort(-logits)[:2]
-    assert scores.extras["classes"].tolist() == best.tolist()
-    for c, selected in zip(best, np.asarray(scores.extras["winners"])):
+    assert scores.extras.classes.tolist() == best.tolist()
+    for c, selected in zip(best, np.asarray(scores.extras.winners)):
         left, expected = list(segments), np.zeros(K)
         for _ in range(steps):
             if left:
@@ -204,7 +207,7 @@ def test_only_the_sign_of_alpha_matters_unless_the_shift_is_on():
         one, other, turned = (score_of(made)(scaled(f), video).video_score for f in (1.0, 7.0, -1.0))
         assert np.allclose(one, other, rtol=1e-6) == (not shift)
         assert not np.allclose(one, turned, rtol=1e-2)
-        _, gradient = gradient_of(made)(params, video, jax.random.key(0), jnp.int32(0))
+        _, gradient = gradient_of(made)(params, video, STEP)
         assert all(bool((h["scale"] != 0).all()) == shift for h in gradient["attention"])
 
 
@@ -220,8 +223,8 @@ def test_shift_is_added_before_the_length_is_taken():
                 total += v / np.linalg.norm(v, axis=1, keepdims=True) / np.sqrt(HEADS) @ np.asarray(z[m])
     scores = score_of(made)(params, video)
     np.testing.assert_allclose(scores.video_score, softmax(logits)[0], rtol=1e-4)
-    np.testing.assert_allclose(scores.extras["evidence"], softmax(alone), rtol=1e-3, atol=1e-6)
-    _, metrics = loss_of(made)(params, video, jax.random.key(0), jnp.int32(0))
+    np.testing.assert_allclose(scores.evidence, softmax(alone), rtol=1e-3, atol=1e-6)
+    _, metrics = loss_of(made)(params, video, STEP)
     np.testing.assert_allclose(metrics["classification"], -np.log(softmax(logits)[0, [1, 3]]).mean(), rtol=1e-4)
 
 
@@ -242,7 +245,7 @@ def test_gradients_are_finite_where_a_head_has_no_output(shift, how):
         params["attention"] = jax.tree.map(jnp.zeros_like, params["attention"])
         params["attention"] = tuple({**h, "scale": h["scale"] + 1} for h in params["attention"])
         video = video._replace(features=jnp.tile(video.features[:1], (K, 1)) * (-1.0) ** jnp.arange(K)[:, None])
-    (value, _), gradient = gradient_of(made)(params, video, jax.random.key(0), jnp.int32(0))
+    (value, _), gradient = gradient_of(made)(params, video, STEP)
     assert np.isfinite(value) and all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
     scores = score_of(made)(params, video)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(scores))
@@ -253,7 +256,7 @@ def test_gradients_are_finite_where_a_head_has_no_output(shift, how):
 def test_gradient_of_the_loss():
     with jax.enable_x64(True):
         made, video = make(shift=True), example(dtype=np.float64)
-        loss = jax.jit(lambda p: made.phases[0].loss(p, video, jax.random.key(0), jnp.int32(0))[0])
+        loss = jax.jit(lambda p: made.phases[0].loss(p, video, STEP)[0])
         check_grads(loss, (params_of(made, dtype=np.float64),), order=1, modes=["rev"])
 
 
@@ -268,11 +271,11 @@ def test_a_video_of_another_length_is_seen_on_the_grid(n):
     expected = score_of(made)(params, sampled)
     part = [int((t + 0.5) * K / n) for t in range(n)]
     np.testing.assert_allclose(scores.video_score, expected.video_score, rtol=1e-5)
-    np.testing.assert_allclose(scores.extras["winners"], expected.extras["winners"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scores.extras.winners, expected.extras.winners, rtol=1e-4, atol=1e-5)
     for ours, theirs in (
         (scores.cas, expected.cas),
         (scores.attention, expected.attention),
-        (scores.extras["evidence"], expected.extras["evidence"]),
+        (scores.evidence, expected.evidence),
     ):
         np.testing.assert_allclose(ours[:n], np.asarray(theirs)[part], rtol=1e-4, atol=1e-5)
         assert not np.asarray(ours[n:]).any()
@@ -281,11 +284,11 @@ def test_a_video_of_another_length_is_seen_on_the_grid(n):
 def test_what_is_on_the_grid_does_not_see_the_padding():
     made = make()
     params = params_of(made)
-    short, long = (score_of(made)(params, example(12, padding)).extras for padding in (0, 28))
-    for name in ("winners", "classes", "length"):
-        np.testing.assert_allclose(long[name], short[name], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(long["evidence"][:12], short["evidence"], rtol=1e-5, atol=1e-6)
-    assert short["winners"].any() and not np.asarray(long["evidence"][12:]).any()
+    short, long = (score_of(made)(params, example(12, padding)) for padding in (0, 28))
+    for x, y in zip(short.extras, long.extras):
+        np.testing.assert_allclose(y, x, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(long.evidence[:12], short.evidence, rtol=1e-5, atol=1e-6)
+    assert short.extras.winners.any() and not np.asarray(long.evidence[12:]).any()
 
 
 def test_one_stream_is_enough():
@@ -294,7 +297,7 @@ def test_one_stream_is_enough():
     scores = score_of(made)(params, example())
     both = params_of(made)
     assert len(params["attention"]) == 1 and len(both["attention"]) == 2
-    assert scores.cas.shape == (K, CLASSES) and (scores.extras["winners"] > 0).any()
+    assert scores.cas.shape == (K, CLASSES) and (scores.extras.winners > 0).any()
 
 
 def test_initial_alpha_has_the_given_deviation():
@@ -332,7 +335,7 @@ def test_attention_may_choose_the_winners():
         left = sorted(left, key=lambda k: -fused[-1][k])[2:]
     np.testing.assert_allclose(scores.cas, np.tile(fused[0][:, None], (1, CLASSES)), rtol=1e-4)
     expected = np.where(np.isin(np.arange(K), left), 0, np.where(fused[1] > 0, fused[1], fused[0]))
-    np.testing.assert_allclose(scores.extras["winners"], np.tile(expected, (2, 1)), rtol=1e-4)
+    np.testing.assert_allclose(scores.extras.winners, np.tile(expected, (2, 1)), rtol=1e-4)
 
 
 def revised(made, keep, scores, labels):
@@ -345,7 +348,7 @@ def test_a_round_removes_the_winners_of_every_label():
     cas = rng.random((20, CLASSES)).astype(np.float32) * (np.arange(20) < 16)[:, None]
     cas[:, 3] *= np.isin(np.arange(20), (2, 9))
     keep = ((np.arange(20) % 5 > 0) & (np.arange(20) < 16)).astype(np.float32)
-    scores = Scores(jnp.zeros(CLASSES), jnp.asarray(cas), jnp.zeros(20), {"length": jnp.int32(16)})
+    scores = Scores(jnp.zeros(CLASSES), jnp.asarray(cas), jnp.zeros(20), iwo.Extras(None, None, jnp.int32(16)))
     for labels in ((0, 1, 0, 0), (1, 0, 0, 1), (0, 0, 0, 0)):
         expected = keep.copy()
         for c in np.flatnonzero(labels):
@@ -375,7 +378,7 @@ def test_what_was_removed_has_no_attention_and_stays_away():
         assert not np.asarray(scores.attention)[keep[0, 0] == 0].any()
         middle = np.array([int((k + 0.5) * n / K) for k in range(K)])
         gone = keep[0, 0][middle] == 0
-        assert gone.any() and not np.asarray(scores.extras["winners"])[:, gone].any()
+        assert gone.any() and not np.asarray(scores.extras.winners)[:, gone].any()
 
 
 def test_a_video_never_loses_its_last_snippets():
@@ -395,12 +398,18 @@ def test_a_video_never_loses_its_last_snippets():
 META = Meta("v", 10, 2.0, 4.0, 3.0, 20.5)  # snippet i is at 1.5 + 2 i seconds, its edges 1 s to either side
 
 
+def propose(scores, models=1):
+    options = config_file.get_config().localize
+    own = [Model(scores, options)] * models
+    fused = own[0] if models == 1 else Model(fuse([scores] * models, [1.0] * models), options)
+    return iwo.propose(own, fused, META)
+
+
 def test_proposals_are_the_runs_of_selected_segments():
-    config = config_file.get_config().localize
     rng = np.random.default_rng(0)
     for size in (4, 10, 25):
         winners = (rng.random((2, size)) * (rng.random((2, size)) < 0.6)).astype(np.float32)
-        extras = {"winners": winners, "classes": np.array([2, 0])}
+        extras = iwo.Extras(winners, np.array([2, 0]), 10)
         scores = Scores(np.ones(3) / 3, np.zeros((10, 3)), np.zeros(10), extras)
         expected = []
         for c, selected in zip((2, 0), winners):
@@ -413,28 +422,24 @@ def test_proposals_are_the_runs_of_selected_segments():
                     times = [1.5 + 2 * (edge * 10 / size - 0.5) for edge in (k, last)]
                     expected.append((c, max(times[0], 0), min(times[1], 20.5), selected[k:last].mean()))
                 k = last + 1
-        found = iwo.propose(scores, META, config)
+        found = propose(scores)
         assert len(expected) > 1
         result = sorted(zip(found.labels.tolist(), *found.segments.T.tolist(), found.scores.tolist()))
         np.testing.assert_allclose(result, sorted(expected), rtol=1e-5)
 
 
 def test_no_winner_no_detection():
-    extras = {"winners": np.zeros((2, 5), np.float32), "classes": np.array([0, 1])}
-    found = iwo.propose(
-        Scores(np.ones(3) / 3, np.zeros((10, 3)), np.zeros(10), extras), META, config_file.get_config().localize
-    )
+    extras = iwo.Extras(np.zeros((2, 5), np.float32), np.array([0, 1]), 10)
+    found = propose(Scores(np.ones(3) / 3, np.zeros((10, 3)), np.zeros(10), extras))
     assert found.segments.shape == (0, 2) and len(found.labels) == len(found.scores) == 0
 
 
 def test_several_models_are_fused_by_their_scores():
-    made, config = make(), config_file.get_config().localize
-    params = params_of(made)
-    scores = jax.tree.map(np.asarray, score_of(made)(params, example(10, 30)))
-    scores = scores._replace(cas=scores.cas[:10], attention=scores.attention[:10])
-    without = scores._replace(extras={"evidence": scores.extras["evidence"][:10]})
-    fused = made.fuse([without, without], (0.5, 0.5))
-    result, expected = made.propose(fused, META, config), localize.propose(fused, META, config)
+    made = make()
+    scores = jax.tree.map(np.asarray, score_of(made)(params_of(made), example(10, 30)))
+    scores = scores._replace(cas=scores.cas[:10], attention=scores.attention[:10], evidence=scores.evidence[:10])
+    fused = Model(fuse([scores, scores], (0.5, 0.5)), config_file.get_config().localize)
+    result, expected = propose(scores, models=2), localize.propose((), fused, META)
     assert len(result.segments) and all(np.array_equal(x, y) for x, y in zip(result, expected))
 
 

@@ -1,12 +1,16 @@
 """Two processes train the model that one process trains."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from configs import maan
 from wsal_jax import checkpoint, main
@@ -14,29 +18,55 @@ from wsal_jax import checkpoint, main
 LAUNCH = Path(__file__).parent.parent / "launch" / "local_processes.sh"
 
 
-def test_two_processes_equal_one(tfds_dir, tmp_path):
-    """The launcher's two processes of one CPU device each, reading from disk, against this process and its devices."""
+def wait_for(condition, seconds):
+    """What the condition returns once that is true; a process that never gets there is a failure, not a hang."""
+    end = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return result
+
+
+def children(pid):
+    """Of a process, as {pid: command line}."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if stat.read_text().rpartition(")")[2].split()[1] == str(pid):
+                found[int(stat.parent.name)] = (stat.parent / "cmdline").read_text().replace("\0", " ")
+        except OSError:  # ended meanwhile
+            pass
+    return found
+
+
+def test_two_processes_equal_one_and_stop_together(tfds_dir, tmp_path):
+    """The launcher's two processes of one CPU device each, reading from disk, against this process and its devices.
+
+    Of another such run one process gets SIGTERM while it trains; both stop. Continued, it ends in the same bytes.
+    """
     switches = "dataset=synthetic_untrimmed/tiny"
     options = {
         "data.dir": tfds_dir,
         "batch_size": 8,
-        "steps": 3,
-        "log_every": 3,
+        "steps": 30,
+        "log_every": 1,
         "plots": 0,
+        "evaluation.bootstrap": 0,
+        "optimizer.name": "sgd",
+        "optimizer.learning_rate": 0.1,
         "data.placement": "stream",
     }
     flags = [f"--config=configs/maan.py:{switches}", *(f"--config.{name}={value}" for name, value in options.items())]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        [LAUNCH, "2", *flags, f"--workdir={tmp_path / 'two'}"],
-        env={**os.environ, "PATH": path},
-        cwd=LAUNCH.parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("mAP@IoU") == 1  # process 0 alone reports
+
+    def launch(name):
+        command, environment = [LAUNCH, "2", *flags, f"--workdir={tmp_path / name}"], {**os.environ, "PATH": path}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    with launch("two") as run:
+        out, errors = run.communicate(timeout=300)
+    assert run.returncode == 0, errors
+    assert out.count("mAP@IoU") == 1  # process 0 alone reports
 
     config = maan.get_config(switches)
     config.update_from_flattened_dict(options)
@@ -46,6 +76,24 @@ def test_two_processes_equal_one(tfds_dir, tmp_path):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5), two, one)
     for name in ("results.json", "detections.json", "config.json"):
         assert (tmp_path / "two" / name).exists()
+
+    with launch("parts") as run:
+        second = wait_for(lambda: [pid for pid, line in children(run.pid).items() if "--process=1" in line], 60)[0]
+        wait_for((tmp_path / "parts" / "metrics.jsonl").exists, 240)
+        os.kill(second, signal.SIGTERM)
+        out, errors = run.communicate(timeout=240)
+    assert run.returncode == 143, errors
+    stopped = re.findall(r"stopped by SIGTERM after step (\d+) of 30 of rgb", errors)
+    assert len(stopped) == 2 and stopped[0] == stopped[1]
+    assert checkpoint.latest(tmp_path / "parts" / "checkpoints" / "rgb") == int(stopped[0]) < 30
+    with launch("parts") as run:
+        out, errors = run.communicate(timeout=300)
+    assert run.returncode == 0, errors
+    for name in ("metrics.jsonl", "results.json", "detections.json"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    for model in ("rgb", "flow"):
+        states = [checkpoint.restore(tmp_path / name / "checkpoints" / model) for name in ("parts", "two")]
+        jax.tree.map(np.testing.assert_array_equal, *states)
 
 
 def test_a_failing_process_ends_the_launch(tmp_path):
@@ -59,3 +107,27 @@ def test_a_failing_process_ends_the_launch(tmp_path):
         timeout=120,
     )
     assert done.returncode != 0 and "nonsense" in done.stderr
+
+
+STAND_IN = """#!/bin/bash
+if [ "$1" = -c ]; then echo 1; exit; fi
+trap 'echo got INT; sleep 0.3; echo saved; exit 130' INT
+trap 'echo got TERM; sleep 0.3; echo saved; exit 143' TERM
+echo started
+for i in {1..600}; do sleep 0.1; done
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_launcher_passes_a_signal_on_and_waits(tmp_path, number):
+    """With a stand-in for Python that saves for a while when it is told to end."""
+    stand_in = tmp_path / "python"
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with subprocess.Popen([LAUNCH, "2"], env=environment, stdout=subprocess.PIPE, text=True) as run:
+        assert [run.stdout.readline() for _ in range(2)] == ["started\n"] * 2
+        run.send_signal(number)
+        out = run.communicate(timeout=60)[0]
+    name = number.name.removeprefix("SIG")
+    assert run.returncode == 128 + number and sorted(out.split("\n")[:-1]) == [f"got {name}"] * 2 + ["saved"] * 2

@@ -9,17 +9,18 @@ import pytest
 import tensorflow_datasets as tfds
 
 from tests import layouts as made
+from tests import stored
+from tests.foreign import storage, tensor, torch_zip
 from tests.layouts import DURATION, VIDEOS, WRITERS
-from tests.test_arrays import storage, tensor, torch_zip
 from wsal_jax.data import activitynet, layouts  # noqa: F401  the first registers its builder
-from wsal_jax.data.checks import FolderError
 from wsal_jax.data.thumos14 import CLASSES, Thumos14
+from wsal_jax.formats.checks import FolderError
 
 
 def build(root, data_dir, **options):
     builder = tfds.builder("thumos14", manual_dir=root, data_dir=data_dir, file_format="array_record", **options)
     builder.download_and_prepare()
-    return {split: {x["id"].decode(): x for x in builder.as_data_source(split=split)} for split in ("train", "test")}
+    return {split: {x["id"].decode(): x for x in stored.videos(builder, split)} for split in ("train", "test")}
 
 
 @pytest.mark.parametrize("layout", WRITERS)
@@ -56,6 +57,66 @@ def test_every_layout_ends_in_the_same_examples(tmp_path, layout):
             assert sampling == ([30, 4, 8] if native else [25, 16, 8])
             assert example["duration"] == pytest.approx(DURATION)
             assert len(values) == (93 if native else 20)
+
+
+def test_a2cl_pt_annotations_without_a_segment_are_labels(tmp_path):
+    """The published file has 927 of them; videos of other classes than the benchmark's are left out."""
+    root = tmp_path / "data"
+    made.a2cl_pt(root)
+    content = json.loads((root / "annotation.json").read_text())
+    weak = {
+        "video_validation_0000060": [{"label": "Billiards"}, {"label": "Diving", "segment": []}],
+        "video_validation_0000061": [{"label": "Archery"}],
+        "video_validation_0000062": [{"label": "Diving"}, {"label": "Billiards", "segment": [1, 2]}],
+    }
+    for id, annotations in weak.items():
+        content["database"][id] = {"subset": "train", "duration": DURATION, "annotations": annotations}
+    (root / "annotation.json").write_text(json.dumps(content))
+    features = {id: made.joint(id) for id in (*made.by_split("train"), *weak)}
+    made.save(root / "feature_train.npy", np.array(features, object))
+    train = build(root, tmp_path / "built")["train"]
+    assert set(train) == {*made.by_split("train"), "video_validation_0000060", "video_validation_0000062"}
+    for id in ("video_validation_0000060", "video_validation_0000062"):
+        assert {CLASSES[c] for c in np.flatnonzero(train[id]["labels"])} == {"Billiards", "Diving"}
+        np.testing.assert_array_equal(train[id]["counts"], [-1] * len(CLASSES))  # nobody says how often
+    assert len(train["video_validation_0000060"]["segments"]) == 0
+    np.testing.assert_array_equal(train["video_validation_0000062"]["segments"], [[1, 2]])
+
+
+def test_dgam_without_labels_of_the_test_videos(tmp_path):
+    """As the reproduction of STPN: they are in the annotations."""
+    made.dgam(tmp_path / "data")
+    (tmp_path / "data/test_data/test_labels.npy").unlink()
+    test = build(tmp_path / "data", tmp_path / "built")["test"]
+    assert set(test) == set(made.by_split("test"))
+    for id, example in test.items():
+        assert {CLASSES[c] for c in np.flatnonzero(example["labels"])} == {label for *_, label in VIDEOS[id].segments}
+        assert len(example["segments"]) == len(VIDEOS[id].segments)
+    path = tmp_path / "data/test_data/gt.json"
+    content = json.loads(path.read_text())
+    del content["database"]["video_test_0001496"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(FolderError, match=r"test_data/rgb_features/2.npy .*: has features, but no annotation"):
+        build(tmp_path / "data", tmp_path / "built")
+
+
+def test_float16_stays_float16(tmp_path):
+    """In every layout's own way of reading; one crop needs no mean."""
+    for layout, write in WRITERS.items():
+        root = tmp_path / layout
+        write(root)
+        for path in root.rglob("*-*.npz"):
+            np.savez(path, feature=np.load(path)["feature"].astype(np.float16))
+        for path in root.rglob("*.npy"):
+            array = np.load(path, allow_pickle=True)
+            if array.dtype == np.float32:
+                np.save(path, array.astype(np.float16))
+            elif array.shape == () and layout == "a2cl_pt":
+                np.save(path, np.array({id: x.astype(np.float16) for id, x in array.item().items()}, object))
+            elif path.name.endswith("JOINTFeatures.npy"):
+                np.save(path, made.objects([x.astype(np.float16) for x in array]))
+        for example in build(root, tmp_path / f"{layout} built")["test"].values():
+            assert {values.dtype for values in example["features"].values()} == {np.dtype(np.float16)}, layout
 
 
 def test_ten_crops_are_averaged(tmp_path):
@@ -123,7 +184,7 @@ def test_activitynet_ids_with_a_prefix(tmp_path):
     builder.download_and_prepare()
     videos = {split: {x["id"].decode() for x in builder.as_data_source(split=split)} for split in ("train", "test")}
     assert videos == {"train": {"a-b_c", "v_e"}, "test": {"-d"}}
-    example = builder.as_data_source(split="test")[0]
+    example = stored.videos(builder, "test")[0]
     assert [example[name] for name in ("fps", "stride", "offset", "duration")] == [25, 16, 8, 6.4]
     np.testing.assert_array_equal(example["features"]["rgb"], made.features("-d", "rgb", 10))
 
@@ -283,3 +344,10 @@ def test_what_is_wrong_is_said(tmp_path, damage):
     with pytest.raises(FolderError, match=message):
         Thumos14(manual_dir=tmp_path / "data", data_dir=tmp_path / "built")
     assert not (tmp_path / "built").exists() or not list((tmp_path / "built").rglob("*.array_record*"))
+
+
+def test_a_folder_that_is_called_like_a_file(tmp_path):
+    WRITERS["opentad"](tmp_path / "data")
+    expected = build(tmp_path / "data", tmp_path / "built")
+    (tmp_path / "data" / "notes.json").mkdir()
+    assert set(build(tmp_path / "data", tmp_path / "again")["test"]) == set(expected["test"])

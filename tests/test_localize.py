@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from wsal_jax import localize
-from wsal_jax.types import Annotation, InputError, Meta, Scores
+from wsal_jax.types import Annotation, InputError, Meta, Model, Scores
 
 
 def meta(length, duration=1e9, fps=1.0, stride=1.0, offset=0.5):
@@ -20,7 +20,11 @@ def config(reject=0.1, thresholds=(0.2,), nms=0.5, soft_nms=0.0):
 
 def scores(cas, video_score):
     cas = np.array(cas, np.float32)
-    return Scores(np.array(video_score, np.float32), cas, cas.sum(axis=1), {"more": cas})
+    return Scores(np.array(video_score, np.float32), cas, cas.sum(axis=1), (cas,), 2 * cas)
+
+
+def propose(scores, meta, options):
+    return localize.propose((), Model(scores, options), meta)
 
 
 def rows(detections):
@@ -50,6 +54,42 @@ def test_components_of_all_masks():
             assert first < end and not mask[max(first - 1, 0) : first].any() and not mask[end : end + 1].any()
         np.testing.assert_array_equal(covered, mask)
     assert localize.components(np.zeros(0, bool)).shape == (0, 2)
+
+
+def test_runs_above_each_level():
+    values = np.array([0.1, 0.5, 0.4, 0.0, 0.5])
+    assert localize.runs_above(values, [0.4, 0.2, 0.6]).tolist() == [[1, 2], [4, 5], [1, 3], [4, 5]]
+
+
+def test_sums_and_means_of_runs():
+    """Against integrals of a step function in thousandths; what is outside counts nothing."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=9)
+    runs = np.sort(rng.integers(-2000, 11_000, (200, 2)), axis=1)
+    runs[:3] = [[-900, -10], [9000, 9500], [4000, 4000]]
+    fine = np.repeat(values, 1000) / 1000
+    parts = [fine[max(start, 0) : max(end, 0)] for start, end in runs.tolist()]
+    np.testing.assert_allclose(localize.run_sums(values, runs / 1000), [x.sum() for x in parts], atol=1e-12)
+    means = [1000 * x.mean() if len(x) else 0 for x in parts]
+    np.testing.assert_allclose(localize.run_means(values, runs / 1000), means, atol=1e-9)
+    whole = np.array([[0, 4], [4, 9]])
+    np.testing.assert_array_equal(
+        localize.run_sums(values, whole), [np.cumsum(values)[3], np.cumsum(values)[8] - np.cumsum(values)[3]]
+    )
+    assert localize.run_means(values, np.zeros((0, 2), int)).shape == (0,)
+
+
+def test_upsampled_values():
+    values = np.array([[0.0, 3], [1, 3], [5, 1]])
+    expected = np.array([0, 0.25, 0.5, 0.75, 1, 2, 3, 4, 5, 6, 7, 8])
+    found = localize.upsample(values, 4)
+    np.testing.assert_allclose(found[:, 0], expected)
+    np.testing.assert_allclose(found[:, 1], [3, 3, 3, 3, 3, 2.5, 2, 1.5, 1, 0.5, 0, -0.5])
+    np.testing.assert_allclose(localize.upsample(values[:1], 2), [[0, 3], [0, 3]])
+
+
+def test_no_detections_are_joined():
+    assert [x.shape for x in localize.join([])] == [(0, 2), (0,), (0,)]
 
 
 def plain_nms(segments, scores, iou):
@@ -159,11 +199,11 @@ def test_the_order_of_soft_nms_is_that_of_the_decayed_scores():
 def test_propose_by_soft_nms():
     cas = [[0.4], [0.4], [1], [0.4], [0.4], [0.4]]
     # [0, 6) at 0.2 and [2, 3) at 0.5 overlap by 1/6.
-    found = localize.propose(scores(cas, [1]), meta(6), config(thresholds=(0.2, 0.5), nms=0.1, soft_nms=0.5))
+    found = propose(scores(cas, [1]), meta(6), config(thresholds=(0.2, 0.5), nms=0.1, soft_nms=0.5))
     assert rows(found) == approx([(0, 0, 6, 0.5 * np.exp(-1 / 18)), (0, 2, 3, 1)])
     assert found.scores[0] == 1
     with pytest.raises(InputError, match="sigma"):
-        localize.propose(scores(cas, [1]), meta(6), config(soft_nms=-0.5))
+        propose(scores(cas, [1]), meta(6), config(soft_nms=-0.5))
 
 
 def test_propose_by_hand():
@@ -171,29 +211,27 @@ def test_propose_by_hand():
     cas = np.zeros((7, 3))
     cas[:, 0] = [0.25, 0.5, 0.05, 0.05, 0.2, 0.3, 0.125]
     cas[:, 1] = 1
-    found = localize.propose(scores(cas, [0.8, 0.05, 0.9]), meta(7), config())
+    found = propose(scores(cas, [0.8, 0.05, 0.9]), meta(7), config())
     assert rows(found) == approx([(0, 0, 2, 0.8 * 0.375), (0, 4, 7, 0.8 * 0.625 / 3)])
 
 
 def test_propose_needs_more_than_the_threshold():
-    found = localize.propose(scores([[1.0], [0.5], [0.51]], [1]), meta(3), config(thresholds=(0.5,)))
+    found = propose(scores([[1.0], [0.5], [0.51]], [1]), meta(3), config(thresholds=(0.5,)))
     assert rows(found) == approx([(0, 0, 1, 1), (0, 2, 3, 0.51)])
 
 
 def test_propose_in_seconds():
     """A snippet of 16 frames about frame 8 + 16 i at 25 fps: the edges of [first, last] are at 16 i / 25."""
-    found = localize.propose(
-        scores([[0.0], [0], [1], [1], [0]], [0.5]), meta(5, fps=25.0, stride=16.0, offset=8.0), config()
-    )
+    found = propose(scores([[0.0], [0], [1], [1], [0]], [0.5]), meta(5, fps=25.0, stride=16.0, offset=8.0), config())
     assert rows(found) == approx([(0, 2 * 0.64, 4 * 0.64, 0.5)])
 
 
 def test_propose_clips_and_drops_what_is_outside():
     cas = [[1.0], [0], [1], [1], [0], [1]]
-    found = localize.propose(scores(cas, [1]), meta(6, duration=3.25, offset=0.0), config())
+    found = propose(scores(cas, [1]), meta(6, duration=3.25, offset=0.0), config())
     # Snippet 0 begins before the video, snippet 3 ends after it, snippet 5 lies after it.
     assert rows(found) == approx([(0, 0, 0.5, 1), (0, 1.5, 3.25, 1)])
-    found = localize.propose(scores(cas, [1]), meta(6, duration=4.5, offset=0.0), config())
+    found = propose(scores(cas, [1]), meta(6, duration=4.5, offset=0.0), config())
     assert rows(found) == approx([(0, 0, 0.5, 1), (0, 1.5, 3.5, 1)])  # snippet 5 begins where the video ends
 
 
@@ -201,13 +239,13 @@ def test_propose_joins_thresholds_by_nms():
     cas = [[0.4], [0.4], [1], [0.4], [0.4], [0.4]]
     # [0, 6) at 0.2 and [2, 3) at 0.5 overlap by 1/6.
     both = [(0, 0, 6, 0.5), (0, 2, 3, 1)]
-    assert rows(localize.propose(scores(cas, [1]), meta(6), config(thresholds=(0.2, 0.5)))) == approx(both)
-    assert rows(localize.propose(scores(cas, [1]), meta(6), config(thresholds=(0.2, 0.5), nms=0.1))) == approx(both[1:])
-    assert rows(localize.propose(scores(cas, [1]), meta(6), config(thresholds=(0.2, 0.3, 0.5)))) == approx(both)
+    assert rows(propose(scores(cas, [1]), meta(6), config(thresholds=(0.2, 0.5)))) == approx(both)
+    assert rows(propose(scores(cas, [1]), meta(6), config(thresholds=(0.2, 0.5), nms=0.1))) == approx(both[1:])
+    assert rows(propose(scores(cas, [1]), meta(6), config(thresholds=(0.2, 0.3, 0.5)))) == approx(both)
 
 
 def test_propose_does_not_suppress_across_classes():
-    found = localize.propose(scores([[1.0, 0.9], [0, 0]], [0.5, 0.5]), meta(2), config(nms=0.0))
+    found = propose(scores([[1.0, 0.9], [0, 0]], [0.5, 0.5]), meta(2), config(nms=0.0))
     assert rows(found) == approx([(0, 0, 1, 0.5), (1, 0, 1, 0.45)])
 
 
@@ -234,18 +272,18 @@ def test_propose_is_the_plain_definition(seed):
                         p.append(float(s.video_score[label]) * sum(cas[first : last + 1]) / (last - first + 1))
         expected += [(label, *segments[i], p[i]) for i in plain_nms(segments, p, 0.43)]
     assert len(expected) > 4
-    assert rows(localize.propose(s, m, options)) == approx(sorted(expected))
+    assert rows(propose(s, m, options)) == approx(sorted(expected))
 
 
 def test_propose_without_detections():
     for cas in (np.zeros((5, 2)), np.zeros((0, 2))):
-        found = localize.propose(scores(cas, [0.9, 0.0]), meta(len(cas)), config())
+        found = propose(scores(cas, [0.9, 0.0]), meta(len(cas)), config())
         assert [x.shape for x in found] == [(0, 2), (0,), (0,)]
 
 
 def test_propose_refuses_padding():
     with pytest.raises(ValueError, match=r"video 'v': the CAS has 5 snippets, the video 4"):
-        localize.propose(scores(np.ones((5, 1)), [1]), meta(4), config())
+        propose(scores(np.ones((5, 1)), [1]), meta(4), config())
 
 
 def test_whole_video():
@@ -260,7 +298,8 @@ def test_shuffle():
     cas = np.arange(40.0).reshape(20, 2)
     s = scores(cas, [0.3, 0.6])
     shuffled = localize.shuffle(s, np.random.default_rng(0))
-    assert shuffled.extras == {}
+    assert shuffled.extras is None and shuffled.class_attention is None
+    np.testing.assert_array_equal(shuffled.evidence, 2 * shuffled.cas)
     np.testing.assert_array_equal(shuffled.video_score, s.video_score)
     np.testing.assert_array_equal(shuffled.attention, shuffled.cas.sum(axis=1))  # the same order in both
     assert shuffled.cas.tolist() != cas.tolist() and sorted(shuffled.cas.tolist()) == cas.tolist()

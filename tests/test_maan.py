@@ -7,17 +7,19 @@ import pytest
 from jax.test_util import check_grads
 
 from configs import maan as config_file
-from wsal_jax import aggregate, method
+from wsal_jax import aggregate, method, methods
+from wsal_jax.method import Step
 from wsal_jax.types import InputError, Video
 
 AGGREGATORS = ("maan", "stpn", "dropout", "norm", "softmax_norm")
+EPOCH = jnp.int32(0)
 
 
 def make(aggregator, **options):
     config = config_file.get_config(f"aggregator={aggregator}")
     config.num_snippets = 6
     config.method.update({"hidden": 7, "dropout": 0.0, **options})
-    return method.get(config.method)
+    return methods.get(config.method)
 
 
 def example(n=6, seed=0):
@@ -59,7 +61,8 @@ def test_scores_are_those_of_the_equations(aggregator, n):
     p = attention_of(params, video.features)
     scores = made.score(params, video)
     np.testing.assert_allclose(scores.attention, p, rtol=1e-5)
-    np.testing.assert_allclose(scores.cas, p[:, None] * sigmoid(video.features @ kernel + bias), rtol=1e-5)
+    np.testing.assert_allclose(scores.cas, p[:, None] * sigmoid(video.features @ kernel), rtol=1e-5)
+    np.testing.assert_allclose(scores.evidence, sigmoid(video.features @ kernel + bias), rtol=1e-5)
     pooled = pooled_of(aggregator, p, video.features, 6 / n)
     np.testing.assert_allclose(scores.video_score, sigmoid(pooled @ kernel + bias), rtol=1e-5)
 
@@ -71,23 +74,25 @@ def test_loss_is_equation_10(aggregator):
     probability = np.asarray(made.score(params, video).video_score, np.float64)
     y = np.asarray(video.labels)
     classification = -(y * np.log(probability) + (1 - y) * np.log(1 - probability)).sum()
-    mean_attention = attention_of(params, video.features).mean()
-    total, metrics = made.phases[0].loss(params, video, jax.random.key(2), jnp.int32(0))
+    attention = attention_of(params, video.features)
+    total, metrics = made.phases[0].loss(params, video, Step(jax.random.key(2), EPOCH))
     np.testing.assert_allclose(metrics["classification"], classification, rtol=1e-5)
-    np.testing.assert_allclose(total, classification + 0.3 * mean_attention, rtol=1e-5)
+    np.testing.assert_allclose(total, classification + 0.3 * attention.sum(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["attention"], attention.mean(), rtol=1e-5)
 
 
 def test_dropout_drops_half_of_the_snippets_in_training_only():
-    """Over many keys the logits average to those without dropout, and no two keys agree."""
+    """Over many keys the features average to those without dropout, and all subsets occur; scores see all snippets."""
     made, video = make("dropout"), example()
     params = made.init(jax.random.key(3), method.Spec((5,), 3))
     keys = jax.random.split(jax.random.key(4), 4000)
     attention = made.score(params, video).attention
     pooled = jax.vmap(lambda key: aggregate.dropout_sum(key, attention, video.features))(keys)
-    losses = jax.vmap(lambda key: made.phases[0].loss(params, video, key, jnp.int32(0))[0])(keys)
+    losses = jax.vmap(lambda key: made.phases[0].loss(params, video, Step(key, EPOCH))[0])(keys)
     np.testing.assert_allclose(pooled.mean(0), attention @ video.features, rtol=0.03)
     assert len(np.unique(losses)) == 2**6
-    assert (made.score(params, video).video_score == made.score(params, video).video_score).all()
+    logits = np.asarray(attention @ video.features) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
+    np.testing.assert_allclose(made.score(params, video).video_score, sigmoid(logits), rtol=1e-5)
 
 
 @pytest.mark.parametrize("aggregator", AGGREGATORS)
@@ -98,7 +103,7 @@ def test_gradients_of_the_loss(aggregator):
         params = made.init(jax.random.key(5), method.Spec((5,), 3))
         params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
         key = jax.random.key(6)
-        check_grads(lambda p: made.phases[0].loss(p, video, key, jnp.int32(0))[0], (params,), order=1)
+        check_grads(lambda p: made.phases[0].loss(p, video, Step(key, EPOCH))[0], (params,), order=1)
 
 
 def test_unknown_aggregator_is_named():
@@ -111,7 +116,7 @@ def test_dropped_dimensions_are_dropped_in_all_snippets():
     made = make("stpn", dropout=0.7)
     video = example()._replace(features=jnp.zeros((6, 5)).at[:, 2].set(0.3))
     params = made.init(jax.random.key(7), method.Spec((5,), 3))
-    loss = jax.jit(jax.vmap(lambda key, x: made.phases[0].loss(params, x, key, jnp.int32(0))[0], (0, None)))
+    loss = jax.jit(jax.vmap(lambda key, x: made.phases[0].loss(params, x, Step(key, EPOCH))[0], (0, None)))
     losses = loss(jax.random.split(jax.random.key(8), 2000), video)
     dropped = loss(jax.random.split(jax.random.key(9), 1), video._replace(features=jnp.zeros((6, 5))))
     assert len(np.unique(losses)) == 2

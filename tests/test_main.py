@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import maan
+from configs import dgam, iwo, maan, star
 from wsal_jax import checkpoint, main, train
 from wsal_jax.types import InputError
 
@@ -88,18 +88,40 @@ def test_bad_options_are_refused_before_anything_is_written(config, tmp_path, ch
     assert not (tmp_path / "run").exists()
 
 
-def command(*options):
-    return subprocess.run([sys.executable, "-m", "wsal_jax.main", *options], capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--config=configs/maan.py", "--config.batchsize=3"], "--config.batchsize: .*nearest are config.batch_size"),
+        (["--config", "maan", "--config.lrr=3"], "--config.lrr: .*nearest are config.optimizer.learning_rate"),
+        (["--config=maan:datset=x"], "no switch 'datset'; there are aggregator, dataset, .*did you mean dataset?"),
+        (["--config=configs/mann.py"], "no such file; did you mean maan?"),
+        (["--config=dgam:terms=bg"], "terms=bg: there are fg"),
+        (["--config=maan:preset=composed"], "preset=composed: there is composed, for dataset=feature_folder"),
+        (["--config=maan", "--config.steps=many"], "config.steps=many"),
+        (["--cnofig=maan"], "Did you mean: config"),
+    ],
+)
+def test_misspelt_options_end_the_command_in_one_line(options, message, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["main", *options])
+    with pytest.raises(SystemExit, match=f"^error: .*{message}") as end:
+        main.options.parse(sys.argv)
+    assert "\n" not in str(end.value)
 
 
-def test_misspelt_options_end_the_command_with_their_name():
-    for options, message in [
-        (["--config=configs/maan.py", "--config.batchsize=3"], "batchsize"),
-        (["--config=configs/maan.py:datset=x"], "no switch 'datset'; there are aggregator, dataset, quick"),
-        (["--config=configs/maan.py", "--config.data.name=nope"], "error: config.data.name='nope'"),
-    ]:
-        done = command(*options)
-        assert done.returncode and message in done.stderr, done.stderr
+def test_an_error_ends_the_command_with_its_message():
+    options = ["--config=maan", "--config.data.name=nope"]
+    done = subprocess.run([sys.executable, "-m", "wsal_jax.main", *options], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: config.data.name='nope'"), done.stderr
+
+
+def test_what_was_tuned_on_composed_data_is_a_preset():
+    for file in (dgam, iwo, star):
+        composed, plain, thumos = (
+            file.get_config(f"dataset={switches}")
+            for switches in ("feature_folder,preset=composed", "feature_folder", "thumos14")
+        )
+        assert plain.method == thumos.method or file is dgam
+        assert plain.num_snippets == thumos.num_snippets == 400 > composed.num_snippets
 
 
 def test_switches_have_their_types():

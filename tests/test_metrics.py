@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsal_jax import metrics
+from wsal_jax import matching, metrics
 from wsal_jax.types import Annotation, Detections, InputError
 
 ROOT = Path(__file__).parents[1]
@@ -95,9 +95,12 @@ def by_activitynet(found, truth, c, iou):
 
 
 def by_grid(found, truth, c, iou):
-    """CO2-Net: true and ambiguous segments rounded to snippets, overlap with the latter drops, then as officially."""
+    """CO2-Net: true and ambiguous segments rounded to snippets, overlap with the latter drops, then as officially.
+
+    Detections are rounded to 0.001 snippet, so that those on the grid are on it.
+    """
     predicted, true = of_class(found, truth, c)
-    predicted = [(v, i, s * 25 / 16, score) for v, i, s, score in predicted]
+    predicted = [(v, i, [round(float(t) * 25 / 16, 3) for t in s], score) for v, i, s, score in predicted]
     true = [(v, j, [round(float(t) * 25 / 16) for t in s]) for v, j, s in true]
     kept = []
     for row in predicted:
@@ -152,7 +155,30 @@ def by_thumos_kit(found, truth, c, iou):
     return [(v, i, taken[v, i]) for v, i, _, _ in sorted(predicted, key=lambda row: -row[3])]
 
 
-RULES = {"activitynet": by_activitynet, "thumos_kit": by_thumos_kit, "wtalc": by_wtalc, "grid": by_grid}
+def without_copies(truth):
+    """`remove_duplicate_annotations` of OpenTAD, as (video, index)."""
+    kept = []
+    for video, a in truth.items():
+        for j, ((start, end), label) in enumerate(zip(a.segments, a.labels)):
+            before = [truth[v].segments[i] for v, i in kept if v == video and truth[v].labels[i] == label]
+            if end - start > 0 and not any(abs(start - s) <= 1e-3 and abs(end - e) <= 1e-3 for s, e in before):
+                kept.append((video, j))
+    return kept
+
+
+def by_opentad(found, truth, c, iou):
+    predicted, true = of_class(found, truth, c)
+    kept = without_copies(truth)
+    return official_matching(predicted, [row for row in true if row[:2] in kept], iou)
+
+
+RULES = {
+    "activitynet": by_activitynet,
+    "thumos_kit": by_thumos_kit,
+    "wtalc": by_wtalc,
+    "grid": by_grid,
+    "opentad": by_opentad,
+}
 
 
 def test_jax_is_not_imported():
@@ -335,18 +361,22 @@ def test_detections_are_matched_and_scored_by_the_rule(protocol, seed):
     ious = [Fraction(j, 10) for j in range(1, 10)]
     matched = metrics.match(found, truth, classes, np.array(metrics.IOUS), protocol)
     result = metrics.detection_map(found, truth, classes, np.array(metrics.IOUS), protocol)
-    present = [c for c in range(classes) if any((a.labels == c).any() for a in truth.values())]
+    counted = (
+        without_copies(truth) if protocol == "opentad" else [(v, j) for v in truth for j in range(len(truth[v][1]))]
+    )
+    present = [c for c in range(classes) if any(truth[v].labels[j] == c for v, j in counted)]
     for i, iou in enumerate(ious):
         expected_ap, undetected = [], False
         for c in range(classes):
             expected, of = RULES[protocol](found, truth, c, iou), matched[c]
             assert [(videos[v], k, t) for v, k, t in zip(of.videos, of.index, of.taken[i])] == expected
-            num_positive = sum((a.labels == c).sum() for a in truth.values())
-            assert of.num_positive.tolist() == [sum(truth[v].labels == c) if v in truth else 0 for v in videos]
+            positives = [v for v, j in counted if truth[v].labels[j] == c]
+            num_positive = len(positives)
+            assert of.num_positive.tolist() == [positives.count(v) for v in videos]
             assert of.scores.tolist() == [found[v].scores[k] for v, k, _ in expected]
             if num_positive:
                 hits = [t >= 0 for _, _, t in expected if t != -2]
-                ap = exact_ap if protocol in ("activitynet", "grid") else exact_raw_ap
+                ap = exact_raw_ap if protocol in ("thumos_kit", "wtalc") else exact_ap
                 expected_ap.append(float(ap(hits, int(num_positive))))
                 undetected |= not expected
         np.testing.assert_allclose(result.ap[i, present], expected_ap, atol=1e-12)
@@ -354,7 +384,7 @@ def test_detections_are_matched_and_scored_by_the_rule(protocol, seed):
         assert result.mean[i] == pytest.approx(mean, abs=1e-12)
     absent = [c for c in range(classes) if c not in present]
     assert np.isnan(result.ap[:, absent]).all()
-    assert result[2:5] == (4, len(present), sum(len(a.labels) for a in truth.values()))
+    assert result[2:5] == (4, len(present), len(counted))
     assert result.detections == sum(len(RULES[protocol](found, truth, c, iou)) for c in range(classes))
     # Neither the order of videos in the truth nor any increasing function of the scores matters.
     found = {video: d._replace(scores=np.exp(d.scores) - 7) for video, d in found.items()}
@@ -372,7 +402,7 @@ def test_the_random_cases_have_what_tells_protocols_apart():
             assert p == q or sum(not np.array_equal(a.mean, b.mean) for a, b in zip(maps[p], maps[q])) > 20
     assert 3 < sum((m.mean == 0).all() for m in maps["wtalc"]) < 27
     assert {len(set(m.detections for m in of)) for of in zip(*maps.values())} >= {3}
-    forgiven = [(m.taken == metrics.FORGIVEN).any() for s in range(30) for m in matched(s, "thumos_kit")]
+    forgiven = [(m.taken == matching.FORGIVEN).any() for s in range(30) for m in matched(s, "thumos_kit")]
     assert 10 < sum(forgiven) < len(forgiven)
 
 
@@ -437,6 +467,30 @@ def test_the_snippet_grid():
     assert mean_ap(found, truth, "grid", 0.5) == [1]
 
 
+def test_detections_on_the_snippet_grid_meet_thresholds_exactly():
+    """Every k / 10 that whole snippets can have, of times that are k times 0.64 s as floating-point numbers are."""
+    for first in range(60):
+        truth = annotation((first * 0.64, (first + 10) * 0.64, 0))
+        for k in range(1, 10):
+            found = detections((first * 0.64, (first + k) * 0.64, 0, 1))
+            expected = [float(iou <= k / 10) for iou in metrics.IOUS]
+            assert mean_ap(found, truth, "grid", *metrics.IOUS) == expected, (first, k)
+            single = found._replace(segments=found.segments.astype(np.float32).astype(np.float64))
+            assert mean_ap(single, truth, "grid", *metrics.IOUS) == expected, (first, k)
+
+
+def test_copies_do_not_count_in_opentad():
+    truth = annotation((0, 10, 0), (0.001, 9.9991, 0), (0, 10, 1), (0, 10.0011, 0), (5, 5, 0), (7, 6, 0), (0, 10, 0))
+    found = {"v": detections((0, 10, 0, 0.9), (20, 30, 0, 0.8), (0, 10, 0, 0.7), (0, 10, 1, 0.9))}
+    result = metrics.detection_map(found, {"v": truth, "w": annotation((0, 10, 0))}, 2, np.array([0.5]), "opentad")
+    # Of class 0, one each at 10 s and at 10.0011 s, and that of the other video.
+    assert (result.instances, result.classes) == (4, 2)
+    assert result.ap[0].tolist() == pytest.approx([(1 + 2 / 3) / 3, 1])
+    matched = metrics.match(found, {"v": truth}, 2, np.array([0.5]), "opentad")
+    assert matched[0].taken.tolist() == [[0, -1, 3]]  # places in the file
+    assert metrics.detection_map(found, {"v": truth}, 2, np.array([0.5])).instances == 7
+
+
 def test_an_undetected_class():
     truth = {"v": annotation((0, 10, 0), (20, 30, 2))}
     found = {"v": detections((0, 10, 0, 1), (0, 10, 1, 1))}
@@ -457,7 +511,7 @@ def test_an_unknown_protocol_is_an_error():
 def test_pairs_in_parts(protocol, monkeypatch):
     whole = [matched(seed, protocol) for seed in range(5)]
     for size in (1, 7):
-        monkeypatch.setattr(metrics, "PAIRS_AT_ONCE", size)
+        monkeypatch.setattr(matching, "PAIRS_AT_ONCE", size)
         for seed in range(5):
             for a, b in zip(whole[seed], matched(seed, protocol)):
                 for x, y in zip(a, b):
@@ -566,15 +620,6 @@ def test_classification_ap():
     # Not interpolated, class 2 has 1/2 and 2/3.
     expected[2] = (1 / 2 + 2 / 3) / 2
     np.testing.assert_allclose(metrics.classification_ap(scores, labels, interpolate=False), expected)
-
-
-def test_hit_at_k():
-    labels = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 1], [0, 0, 0]])
-    scores = np.array([[0.9, 0.5, 0.1], [0.8, 0.1, 0.7], [0.8, 0.7, 0.1], [0.1, 0.2, 0.3]])
-    # Of the three videos with labels the first is hit at once, one of the second's labels is second, the third's last.
-    assert [metrics.hit_at_k(scores, labels, k) for k in (1, 2, 3, 9)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
-    assert metrics.hit_at_k(np.zeros((3, 3)), np.eye(3), 2) == pytest.approx(2 / 3)  # equal scores: the first classes
-    assert np.isnan(metrics.hit_at_k(scores, np.zeros((4, 3)), 1))
 
 
 def test_clip_ap_by_hand():

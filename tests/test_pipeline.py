@@ -1,8 +1,6 @@
 """Which snippets training sees, and that disk and device give the same ones."""
 
-import shutil
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,7 @@ import pytest
 from scipy.stats import chisquare
 
 from configs import maan
-from tests import layouts
+from tests import layouts, stored
 from wsal_jax import train
 from wsal_jax.data import pipeline
 from wsal_jax.types import InputError
@@ -54,7 +52,8 @@ def test_flat_holds_every_video(tiny, streams):
     flat = pipeline.flat(data, streams)
     starts = np.cumsum(data.lengths) - data.lengths
     assert flat.shape == (data.lengths.sum(), sum(data.dims[s] for s in streams))
-    for example in data.source:
+    assert [meta.id for meta in data.metas] == [f"train_{i:04d}" for i in range(12)]
+    for example in stored.videos(tiny, "train"):
         video = [meta.id for meta in data.metas].index(example["id"].decode())
         expected = np.concatenate([example["features"][s] for s in streams], -1)
         np.testing.assert_array_equal(flat[starts[video] :][: data.lengths[video]], expected)
@@ -99,58 +98,11 @@ def test_unknown_data_set_is_named(config):
         pipeline.build(config.data)
 
 
-@pytest.fixture
-def copy(tiny, config, tmp_path):
-    """The tiny data, which may be damaged."""
-    shutil.copytree(Path(tiny.data_dir).parents[2], tmp_path / "copy")
-    config.data.dir = str(tmp_path / "copy")
-    return config.data
-
-
-def damages(content):
-    """A flipped bit near the start, in the middle of a record, a truncated and an empty file."""
-    for position in (100, 20_000):
-        yield content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :]
-    yield content[:50_000]
-    yield content[:-10]
-    yield b""
-
-
-def test_a_damaged_record_file_is_named(copy):
-    builder = pipeline.build(copy)
-    whole = pipeline.load(builder, "train")
-    path = next(Path(builder.data_dir).glob("*-train.array_record*"))
-    content = path.read_bytes()
-    for damaged in damages(content):
-        path.write_bytes(damaged)
-        with pytest.raises(InputError, match=rf"{path.name} is damaged .*: remove this folder, and it is built anew"):
-            pipeline.load(builder, "train")
-        pipeline.load(builder, "test")
-    path.unlink()
-    with pytest.raises(InputError, match="the split 'train' is damaged"):
-        pipeline.load(builder, "train")
-    path.write_bytes(content)
-    again = pipeline.load(builder, "train")
-    assert again.metas == whole.metas
-    path.write_bytes(content[:20_000] + b"x" * 100 + content[20_100:])
-    with pytest.raises(InputError, match=path.name):  # damaged while it is used
-        for video in range(len(again.metas)):
-            pipeline.read(again, video, ("rgb", "flow"))
-
-
-def test_damaged_information_is_named(copy):
-    folder = Path(pipeline.build(copy).data_dir)
-    text = (folder / "dataset_info.json").read_text()
-    (folder / "dataset_info.json").write_text(text[: len(text) // 2])
-    with pytest.raises(InputError, match=r"a dataset_info.json .* is damaged: remove that data set"):
-        pipeline.build(copy)
-
-
 def test_options_of_the_reader_reach_the_builder(tmp_path):
     layouts.bas_net(tmp_path / "data")
     config = maan.get_config("dataset=thumos14").data
     config.dir, config.root = str(tmp_path / "built"), str(tmp_path / "data")
-    config.reader.fps, config.reader.diving = 50.0, "cliff_only"
+    config.reader.fps, config.reader.diving, config.reader.durations = 50.0, "cliff_only", "features"
     data = pipeline.load(pipeline.build(config), "train")
     assert [(meta.fps, meta.stride, meta.offset) for meta in data.metas] == [(50, 16, 8)] * 2
     assert data.counts.sum() == 4 and len(data.class_names) == 20

@@ -19,7 +19,7 @@ def make_meta(n: int) -> Meta:
 
 def make_scores(n: int, seed: int = 0) -> Scores:
     rng = np.random.default_rng(seed)
-    return Scores(rng.random(9), rng.normal(size=(n, 9)), rng.random(n), {})
+    return Scores(rng.random(9), rng.normal(size=(n, 9)), rng.random(n))
 
 
 def draw(path, *args) -> np.ndarray:
@@ -110,9 +110,9 @@ def test_scores_of_no_use(tmp_path):
 
 def test_attention_of_each_class(tmp_path):
     """A row more for each class, where the attention of the class, here 1 from 5 to 7.5 s, is a line near its top."""
-    attention = np.zeros((50, 9))  # 10 of padding
+    attention = np.zeros((40, 9))
     attention[10:15, 5] = 1.0
-    scores = make_scores(40)._replace(extras={"class_attention": attention})
+    scores = make_scores(40)._replace(class_attention=attention)
     detections = Detections(np.array([[5.0, 7.5], [12.0, 14.0]]), np.array([5, 2]), np.array([0.9, 0.8]))
     picture = draw(tmp_path / "a.png", make_meta(40), NONE, {"rgb": scores, "fused": make_scores(40)}, detections)
     assert picture.shape == (height(2, 2) + round(2 * plot.ATTENTION * plot.DPI), 1440, 3)

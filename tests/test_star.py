@@ -10,12 +10,15 @@ import pytest
 from jax.test_util import check_grads
 
 from configs import star as config_file
-from wsal_jax import localize, method
+from wsal_jax import localize, method, methods
+from wsal_jax.data import pipeline
+from wsal_jax.fuse import fuse
+from wsal_jax.method import Step
 from wsal_jax.methods import star
-from wsal_jax.types import InputError, Meta, Scores, Video
+from wsal_jax.types import InputError, Meta, Model, Scores, Video
 
 N, D, C, M = 6, 5, 5, 4
-KEY, EPOCH = jax.random.key(0), jnp.int32(0)
+STEP = Step(jax.random.key(0), jnp.int32(0))
 LABELS = [[0, 0, 0, 1, 0], [1, 1, 1, 1, 1], [0, 1, 0, 0, 1]]
 
 
@@ -30,7 +33,7 @@ def make(text="", n=N, **options):
     config = config_file.get_config(text)
     config.num_snippets = n
     config.method.update({"hidden": M, "dropout": 0.0, "max_classes": 5, **options})
-    return method.get(config.method)
+    return methods.get(config.method)
 
 
 def example(labels=LABELS[2], n=N, seed=0, dtype=np.float32, padding=0):
@@ -148,7 +151,7 @@ def test_training_steps_and_loss_are_the_equations(terms, assembly):
         if "ram" in terms or terms == "all":
             errors = [(float(video.counts[c]) - s["ram"]) ** 2 for s, c in zip(real, classes)]
             expected["ram"] = 0.1 * sum(errors) / (2 * len(real))
-        total, metrics = run(params, video, KEY, EPOCH)
+        total, metrics = run(params, video, STEP)
         assert set(metrics) == {"loss", "attention", *expected}
         for name, value in expected.items():
             np.testing.assert_allclose(metrics[name], value, rtol=2e-4, err_msg=name)
@@ -181,12 +184,12 @@ def test_decoding_and_scores_are_the_equations(seed):
         scores.video_score, [probabilities[t][c] for c, t in enumerate(of_class)], rtol=1e-3, atol=1e-6
     )
     attention = np.stack([steps[t]["attention"] for t in of_class], axis=1)
-    np.testing.assert_allclose(scores.extras["class_attention"], attention, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(scores.class_attention, attention, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(
         scores.attention, np.max([s["attention"] for s in steps[:length]], axis=0), rtol=1e-3, atol=1e-6
     )
     xi = np.stack([features @ np.asarray(decoded.weights[t, c], np.float64) for c, t in enumerate(of_class)], axis=1)
-    np.testing.assert_allclose(scores.extras["gradcam"], xi, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(scores.evidence, sigmoid(xi), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(scores.cas, attention * sigmoid(xi), rtol=1e-3, atol=1e-5)
 
 
@@ -237,7 +240,7 @@ def test_gradcam_weights_are_differences_of_the_logit():
 
 
 @pytest.mark.parametrize("assembly, scale", [("sum", 1), ("mean", 1 / N)])
-def test_a_linear_cell_has_the_gradcam_of_a_class_activation_map(assembly, scale):
+def test_a_linear_cell_has_the_gradcam_of_a_class_activation_map(assembly, scale, monkeypatch):
     """d = x K W_o + b: w_t^c is a column of K W_o, and eq. 12 holds: the logit is shared out among the segments."""
     made = make("terms=stem")
     params, video = params_of(made), example()
@@ -246,10 +249,11 @@ def test_a_linear_cell_has_the_gradcam_of_a_class_activation_map(assembly, scale
         h = given @ cell["input"][:, :M]
         return (h, state[1]), h
 
-    run = jax.jit(partial(star.decode, num_steps=3, assembly=assembly, cell=linear))
+    monkeypatch.setattr(star, "lstm", linear)
+    run = jax.jit(partial(star.decode, num_steps=3, assembly=assembly))
     decoded = run(params, video.features, video.mask)
     told = jnp.append(decoded.token[:-1], 0)
-    said = jax.jit(partial(star.teach, assembly=assembly, cell=linear))(params, video.features, video.mask, told)
+    said = jax.jit(partial(star.teach, assembly=assembly))(params, video.features, video.mask, told)
     decoder = params["decoder"]
     kernel = decoder["cell"]["input"][:, :M] @ decoder["out"]["kernel"]
     for t, token in enumerate([C, *decoded.token[:-1].tolist()]):
@@ -284,12 +288,15 @@ def test_videos_of_one_and_five_classes_in_a_batch_and_in_any_order():
     params, loss = params_of(made), made.phases[0].loss
     videos = [example(labels, seed=i) for i, labels in enumerate(LABELS)]
     one_loss, one_score = jax.jit(loss), jax.jit(made.score)
-    batch_loss, batch_score = jax.jit(jax.vmap(loss, (None, 0, 0, None))), jax.jit(jax.vmap(made.score, (None, 0)))
-    alone = [one_loss(params, video, KEY, EPOCH)[0] for video in videos]
-    keys = jax.random.split(KEY, 3)
+    batch_loss, batch_score = (
+        jax.jit(jax.vmap(loss, (None, 0, Step(0, None)))),
+        jax.jit(jax.vmap(made.score, (None, 0))),
+    )
+    alone = [one_loss(params, video, STEP)[0] for video in videos]
+    steps = Step(jax.random.split(STEP.key, 3), STEP.epoch)
     for order in ([0, 1, 2], [2, 0, 1]):
         batch = jax.tree.map(lambda *x: jnp.stack(x), *(videos[i] for i in order))
-        together = batch_loss(params, batch, keys, EPOCH)[0]
+        together = batch_loss(params, batch, steps)[0]
         np.testing.assert_allclose(together, [alone[i] for i in order], rtol=1e-5)
         scores = batch_score(params, batch)
         for row, i in enumerate(order):
@@ -304,11 +311,13 @@ def test_padding_changes_nothing_whatever_the_length(n):
     short, long = example(n=n), example(n=n, padding=9)
     score, loss = jax.jit(made.score), jax.jit(made.phases[0].loss)
     a, b = score(params, short), score(params, long)
-    for x, y in zip(jax.tree.leaves((a.cas, a.attention, a.extras)), jax.tree.leaves((b.cas, b.attention, b.extras))):
+    for x, y in zip(a[1:], b[1:]):
+        if x is None:
+            continue
         np.testing.assert_allclose(y[:n], x, rtol=1e-5)
         assert not np.asarray(y[n:]).any()
     np.testing.assert_allclose(a.video_score, b.video_score, rtol=1e-5)
-    losses = [loss(params, video, KEY, EPOCH)[0] for video in (short, long)]
+    losses = [loss(params, video, STEP)[0] for video in (short, long)]
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
@@ -334,9 +343,9 @@ def test_masked_segments_have_no_attention_and_no_say():
     other = video._replace(features=video.features.at[jnp.array([1, 4])].set(100.0))
     score, loss = jax.jit(made.score), jax.jit(made.phases[0].loss)
     a, b = (score(params, each) for each in (video, other))
-    assert not np.asarray(a.extras["class_attention"][jnp.array([1, 4])]).any()
+    assert not np.asarray(a.class_attention[jnp.array([1, 4])]).any()
     jax.tree.map(np.testing.assert_array_equal, a, b)
-    losses = [loss(params, each, KEY, EPOCH)[0] for each in (video, other)]
+    losses = [loss(params, each, STEP)[0] for each in (video, other)]
     assert losses[0] == losses[1]
 
 
@@ -349,7 +358,7 @@ def test_gradients_are_finite_at_the_edges(n, assembly):
     huge = {**params, "attention": {**params["attention"], "energy": jnp.full(M, -1e4)}}
     nobody = video._replace(mask=jnp.zeros(n))
     for weights, each in ((params, video), (params, nobody), (huge, video), (params, example([0] * 5, n=n))):
-        (value, metrics), gradients = grad(weights, each, KEY, EPOCH)
+        (value, metrics), gradients = grad(weights, each, STEP)
         assert all(np.isfinite(x).all() for x in jax.tree.leaves((value, metrics, gradients)))
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(score(weights, each)))
 
@@ -359,7 +368,7 @@ def test_gradient_of_the_loss():
         made = make(assembly="mean", sparsity=0.1, coverage=0.1, ram=0.1)
         params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params_of(made))
         video = example(LABELS[1], dtype=np.float64)
-        loss = jax.jit(lambda params: made.phases[0].loss(params, video, KEY, EPOCH)[0])
+        loss = jax.jit(lambda params: made.phases[0].loss(params, video, STEP)[0])
         assert loss(params).dtype == np.float64
         check_grads(loss, (params,), order=1, modes=["rev"])
 
@@ -372,15 +381,38 @@ def test_counts_matter_with_ram_alone(terms):
     with_ram = "ram" in terms or terms == "all"
     loss = jax.jit(made.phases[0].loss)
     losses = {
-        float(loss(params, video._replace(counts=counts), KEY, EPOCH)[0])
+        float(loss(params, video._replace(counts=counts), STEP)[0])
         for counts in (video.counts, jnp.full(C, -1.0), jnp.full(C, 9.0))
     }
     assert len(losses) == (3 if with_ram else 1)
-    assert ("ram" in params) == with_ram == bool(made.uses_counts)
-    if with_ram:
-        hint = made.uses_counts.rpartition("terms=")[2]
-        without = config_file.ROWS[-1] if terms == "all" else terms
-        assert hint == without.replace("+ram", "") and not make(f"terms={hint}").uses_counts
+    assert ("ram" in params) == with_ram == ("counts" in made.supervision)
+
+
+@pytest.fixture
+def data(tiny):
+    return pipeline.load(tiny, "train")
+
+
+@pytest.mark.parametrize("terms", ["all", "stem+ram", "stem+cov"])
+def test_data_without_counts_are_refused_with_ram(data, terms):
+    made = make(f"terms={terms}")
+    made.check(data)
+    counts = data.counts.copy()
+    counts[[3, 5]] = -1
+    if terms == "stem+cov":
+        made.check(data._replace(counts=counts))
+        return
+    without = "terms=stem" if terms == "stem+ram" else r"terms=stem\+spa\+cov"
+    with pytest.raises(InputError, match=rf"2 of 12 \(the first is {data.metas[3].id}\).*:{without}$"):
+        made.check(data._replace(counts=counts))
+
+
+def test_a_video_of_too_many_classes_is_named(data):
+    most = data.labels.sum(axis=1)
+    make(max_classes=int(most.max())).check(data)
+    named = rf"config\.method\.max_classes={int(most.max()) - 1}: .* {data.metas[most.argmax()].id} has"
+    with pytest.raises(InputError, match=named):
+        make(max_classes=int(most.max()) - 1).check(data)
 
 
 @pytest.mark.usefixtures("eager")
@@ -389,7 +421,7 @@ def test_ram_is_an_input_of_the_cell():
     params, video = params_of(made), example()
     twice = {**params, "ram": {"weight": 2 * params["ram"]["weight"]}}
     loss = jax.jit(made.phases[0].loss)
-    losses = [loss(p, video, KEY, EPOCH)[0] for p in (params, twice)]
+    losses = [loss(p, video, STEP)[0] for p in (params, twice)]
     assert losses[0] != losses[1]
 
 
@@ -399,7 +431,7 @@ def test_dropped_dimensions():
     losses = []
     for dropout in (0.999999, 0.0):
         made = make(dropout=dropout)
-        args = [(params_of(made), example(seed=s), KEY, EPOCH) for s in (0, 1)]
+        args = [(params_of(made), example(seed=s), STEP) for s in (0, 1)]
         loss = jax.jit(made.phases[0].loss)
         losses.append([loss(*each)[1]["classification"] for each in args])
     assert losses[0][0] == losses[0][1] and losses[1][0] != losses[1][1]
@@ -409,12 +441,14 @@ META = Meta("v", 12, 10.0, 10.0, 5.0, 12.0)
 """Snippet i is the second [i, i + 1)."""
 
 
-def host_scores(attention, xi, video_score, localization="attended", padding=0):
+def host_scores(attention, xi, video_score, localization="attended"):
     attention, xi = (np.asarray(x, np.float32) for x in (attention, xi))
     cas = {"attended": attention * sigmoid(xi), "attention": attention, "gradcam": sigmoid(xi)}[localization]
-    extras = {"class_attention": attention, "gradcam": xi, "evidence": sigmoid(xi)}
-    extras = {name: np.pad(x, ((0, padding), (0, 0)), constant_values=9.0) for name, x in extras.items()}
-    return Scores(np.array(video_score), cas, attention.max(1), extras)
+    return Scores(np.array(video_score), cas, attention.max(1), None, sigmoid(xi), attention)
+
+
+def propose(scores, options, weights=(1.0,)):
+    return star.propose([Model(one, options) for one in scores], Model(fuse(scores, weights), options), META)
 
 
 def localize_config(**options):
@@ -425,21 +459,15 @@ def localize_config(**options):
 
 
 @pytest.mark.parametrize("localization", star.LOCALIZATIONS)
-@pytest.mark.parametrize("weights", [None, (1.0, 3.0)])
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 3.0)])
 def test_proposals_are_scored_by_equation_14(localization, weights):
     rng = np.random.default_rng(0)
     models = [
-        host_scores(rng.random((12, 3)), rng.normal(size=(12, 3)), video_score, localization, padding=i)
-        for i, video_score in enumerate([[0.4, 0.0, 0.3], [0.0, 0.0, 0.5]])
-    ]
-    config = localize_config(thresholds=(0.3, 0.6), nms=1.0, localization=localization)
-    if weights is None:
-        scores, models, fused = models[0], models[:1], models[0].extras["class_attention"][:12]
-    else:
-        scores = star.fuse([models[0], models[1]._replace(extras=models[0].extras)], weights)
-        models[1] = models[1]._replace(extras=models[0].extras)
-        fused = models[0].extras["class_attention"][:12]
-    found = star.propose(scores, META, config)
+        host_scores(rng.random((12, 3)), rng.normal(size=(12, 3)), video_score, localization)
+        for video_score in ([0.4, 0.0, 0.3], [0.0, 0.0, 0.5])
+    ][: len(weights)]
+    fused = np.average([model.class_attention for model in models], axis=0, weights=weights)
+    found = propose(models, localize_config(thresholds=(0.3, 0.6), nms=1.0, localization=localization), weights)
     expected = []
     for model in models:
         for c in (0, 2):
@@ -447,7 +475,7 @@ def test_proposals_are_scored_by_equation_14(localization, weights):
                 for start, end in localize.components(model.cas[:, c] > threshold * model.cas[:, c].max()):
                     values = []
                     for i in range(start, end):
-                        a, s = float(fused[i, c]), float(model.extras["evidence"][i, c])
+                        a, s = float(fused[i, c]), float(model.evidence[i, c])
                         values.append({"attended": a * s, "attention": a, "gradcam": s}[localization])
                     expected.append((c, float(start), float(end), np.mean(values)))
     expected = {(c, s, e): score for c, s, e, score in expected}
@@ -461,8 +489,7 @@ def test_the_attention_of_both_streams_is_fused_by_their_weights():
     """The flow attends to what RGB finds; its weight is 3 of 4."""
     rgb = host_scores(np.eye(12)[:, [3]] * 0.8, np.zeros((12, 1)), [0.9])
     flow = host_scores(np.eye(12)[:, [7]] * 0.4, np.full((12, 1), 20.0), [0.9])
-    fused = star.fuse([rgb, flow], (1.0, 3.0))
-    found = star.propose(fused, META, localize_config(thresholds=(0.5,)))
+    found = propose([rgb, flow], localize_config(thresholds=(0.5,)), (1.0, 3.0))
     result = sorted(zip(found.segments.tolist(), found.scores.tolist()))
     assert [segment for segment, _ in result] == [[3, 4], [7, 8]]
     np.testing.assert_allclose([score for _, score in result], [0.25 * 0.8 * 0.5, 0.75 * 0.4 * 1], rtol=1e-6)
@@ -470,14 +497,14 @@ def test_the_attention_of_both_streams_is_fused_by_their_weights():
 
 def test_confidence_is_a_factor():
     scores = host_scores(np.eye(12)[:, [3, 7]], np.zeros((12, 2)), [0.9, 0.4])
-    found = [star.propose(scores, META, localize_config(confidence=confidence)) for confidence in (False, True)]
+    found = [propose([scores], localize_config(confidence=confidence)) for confidence in (False, True)]
     assert found[0].labels.tolist() == found[1].labels.tolist() == [0, 1]
     np.testing.assert_allclose(found[0].scores, [0.5, 0.5])
     np.testing.assert_allclose(found[1].scores, [0.45, 0.2])
 
 
 def test_a_video_without_attention_has_no_detection():
-    found = star.propose(host_scores(np.zeros((12, 2)), np.zeros((12, 2)), [0.6, 0.6]), META, localize_config())
+    found = propose([host_scores(np.zeros((12, 2)), np.zeros((12, 2)), [0.6, 0.6])], localize_config())
     assert found.segments.shape == (0, 2) and len(found.labels) == len(found.scores) == 0
 
 

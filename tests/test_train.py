@@ -1,5 +1,7 @@
 """The loop: seeds, phases, rounds, devices, disk or device, and an interrupted run."""
 
+import os
+import signal
 from functools import partial
 
 import jax
@@ -7,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import FrozenConfigDict
 
-from wsal_jax import checkpoint, method, sharding, train
+from wsal_jax import checkpoint, method, methods, sharding, signals, train
 from wsal_jax.data import pipeline
 from wsal_jax.method import Method, Phase
 from wsal_jax.types import InputError, Scores, Video
@@ -35,21 +38,21 @@ def toy(**changes):
         shape = (sum(spec.dims), spec.num_classes)
         return {"first": jax.random.normal(a, shape), "second": jax.random.normal(b, shape)}
 
-    def loss(sign, params, video, key, epoch):
+    def loss(sign, params, video, step):
         x = (video.mask[:, None] * video.features).mean(0)
         value = ((x @ (params["first"] + sign * params["second"]) - video.labels) ** 2).sum()
-        return value, {"loss": value, "epoch": epoch.astype(jnp.float32), "mask": video.mask.mean()}
+        return value, {"loss": value, "epoch": step.epoch.astype(jnp.float32), "mask": video.mask.mean()}
 
     def score(params, video):
         cas = video.features @ params["first"] * video.mask[:, None]
-        return Scores(cas.max(0), cas, video.mask, {})
+        return Scores(cas.max(0), cas, video.mask)
 
     phases = (Phase("a", partial(loss, 1), ("first",), 2), Phase("b", partial(loss, -1), ("second",), 1))
     return Method(init, phases, score)._replace(**changes)
 
 
 def test_seeds_are_trained_alike_together_and_alone(config, data, tmp_path):
-    maan = method.get(config.method)
+    maan = methods.get(config.method)
     config.seeds = 3
     together = train.fit(maan, data, ["rgb"], config, one_device(), tmp_path / "three")
     config.seeds, config.seed = 1, 2
@@ -60,7 +63,7 @@ def test_seeds_are_trained_alike_together_and_alone(config, data, tmp_path):
 
 
 def test_reading_from_disk_trains_the_same_model(config, data, tmp_path):
-    maan = method.get(config.method)
+    maan = methods.get(config.method)
     params = {}
     for config.data.placement in ("device", "stream"):
         directory = tmp_path / config.data.placement
@@ -70,10 +73,10 @@ def test_reading_from_disk_trains_the_same_model(config, data, tmp_path):
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_eight_devices_have_the_gradients_of_one(config, data, tmp_path, placement):
-    maan = method.get(config.method)
+    maan = methods.get(config.method)
     config.optimizer = dict(name="sgd", learning_rate=1.0)  # parameters move by the gradient
     config.steps, config.seeds, config.data.placement = 1, 2, placement
-    before = jax.device_get(train.init(maan, method.Spec((data.dims["rgb"],), 3), config, 1).params)
+    before = jax.device_get(train.init(maan, method.Spec((data.dims["rgb"],), 3), config, 1, "rgb").params)
     after = [
         jax.device_get(train.fit(maan, data, ["rgb"], config, mesh, tmp_path / str(mesh.size)))
         for mesh in (one_device(), sharding.make_mesh())
@@ -111,6 +114,105 @@ def test_a_continued_run_is_the_same_run(config, data, tmp_path, interrupt_at):
     assert_equal(whole, continued)
 
 
+def test_a_signal_ends_training_after_the_dispatch_with_all_saved(config, data, tmp_path):
+    """SIGTERM, then Ctrl-C, then to the end: as if nothing had been."""
+    run, config.log_every = toy(), 1
+    whole = train.fit(run, data, ["rgb"], config, one_device(), tmp_path / "whole")
+    handlers = [signal.getsignal(number) for number in signals.SIGNALS]
+    for number, at in ((signal.SIGTERM, 2), (signal.SIGINT, 3)):
+        log = lambda step, _: os.kill(os.getpid(), number) if step == at else None  # noqa: B023, E731
+        with pytest.raises(signals.Stopped, match=f"{number.name} after step {at} of 6 of rgb") as stopped:
+            train.fit(run, data, ["rgb"], config, one_device(), tmp_path / "parts", log)
+        assert stopped.value.status == 128 + number and checkpoint.latest(tmp_path / "parts") == at
+    assert [signal.getsignal(number) for number in signals.SIGNALS] == handlers
+    assert_equal(whole, train.fit(run, data, ["rgb"], config, one_device(), tmp_path / "parts"))
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    with signals.noted() as stop:
+        assert stop() == 0
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop() == signal.SIGINT
+        with pytest.raises(signals.Stopped):
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.sigtimedwait([], 5)
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind", "where"),
+    [
+        ("a", "gradient", "in step 1 of rgb, phase a, seed 0, .*features may be damaged.*no checkpoint yet"),
+        ("b", "loss", "in step 7 of rgb, phase b, seed 0, .*learning_rate=0.01 may .*checkpoint of step 6 is kept"),
+    ],
+)
+def test_training_stops_at_a_loss_or_gradient_that_is_not_finite(config, data, tmp_path, bad, kind, where):
+    """Phase a has steps 1 to 6, b 7 to 9. The gradient of a square root at 0 is not finite, its value is."""
+    config.batch_size, config.steps, config.log_every, config.checkpoint_every = 4, 12, 12, 6
+    config.optimizer = dict(name="sgd", learning_rate=0.01)
+
+    def broken(original, group, params, *args):
+        value, metrics = original(params, *args)
+        zero = 0 * params[group].sum()
+        return value + (jnp.sqrt(zero) if kind == "gradient" else zero / 0), metrics
+
+    run = toy()
+    phases = [
+        phase._replace(loss=partial(broken, phase.loss, phase.trains[0])) if phase.name == bad else phase
+        for phase in run.phases
+    ]
+    seen = []
+    with pytest.raises(InputError, match=f"^training diverged: {where}"):
+        log = lambda step, _: seen.append(step)  # noqa: E731
+        train.fit(run._replace(phases=tuple(phases)), data, ["rgb"], config, one_device(), tmp_path, log)
+    assert seen == [6] * (bad == "b") and checkpoint.latest(tmp_path) == (6 if bad == "b" else None)
+
+
+def test_the_first_bad_step_and_its_seed_are_named(config, tmp_path):
+    losses = np.ones((5, 3), np.float32)
+    train.refuse_divergence(losses, range(10, 15), "aabbb", config, "flow", tmp_path)
+    losses[3, 0], losses[2, 1] = np.inf, np.nan
+    config.seed = 7
+    with pytest.raises(InputError, match="step 13 of flow, phase b, seed 8"):
+        train.refuse_divergence(losses, range(10, 15), "aabbb", config, "flow", tmp_path)
+
+
+def test_parameters_that_are_not_finite_are_neither_saved_nor_returned(config, data, tmp_path):
+    """A gradient of 1e36 and SGD of rate 1e6: the loss was finite in the only step."""
+
+    def loss(params, video, key, epoch):
+        return params["a"] * 1e36, {"loss": jnp.zeros(())}
+
+    run = Method(lambda key, spec: {"a": jnp.zeros(())}, (Phase("a", loss, ("a",)),), toy().score)
+    config.optimizer, config.steps = dict(name="sgd", learning_rate=1e6), 1
+    with pytest.raises(InputError, match="parameters a of step 1 of rgb are not finite"):
+        train.fit(run, data, ["rgb"], config, one_device(), tmp_path / "run")
+    assert checkpoint.latest(tmp_path / "run") is None
+    checkpoint.save(tmp_path / "old", 1, {"params": {"a": np.float32([np.nan])}})
+    with pytest.raises(InputError, match=r"parameters a of step 1 in .*old are not finite"):
+        train.fit(run, data, ["rgb"], config, one_device(), tmp_path / "old")
+
+
+def test_no_two_draws_share_their_noise(config, data, tmp_path):
+    """Nor do two models; all of them by steps, seeds and videos."""
+
+    def loss(params, video, key, epoch):
+        noise = jax.random.uniform(key)
+        return params["a"], {"loss": params["a"], "noise": noise, "square": noise**2}
+
+    run = Method(lambda key, spec: {"a": jax.random.uniform(key)}, (Phase("a", loss, ("a",)),), toy().score)
+    config.steps, config.log_every, config.seeds = 3, 1, 2
+    config.optimizer = dict(name="sgd", learning_rate=0.0)
+    seen = []
+    for model in ("rgb", "flow"):
+        log = lambda step, metrics: seen.append(metrics)  # noqa: E731
+        train.fit(run, data, [model], config, one_device(), tmp_path / model, log)
+    noise, square = (np.array([x[f"a/{name}"] for x in seen]) for name in ("noise", "square"))
+    assert len(np.unique(noise.round(5))) == 2 * 3 * 2
+    assert (square - noise**2 > 0.01).all()  # the variance over a batch of 8; 1/12 is expected
+    initial = np.array([seen[i]["a/loss"] for i in (0, 3)])
+    assert len(np.unique(initial.round(5))) == 4
+
+
 def test_a_finished_run_is_not_trained_again(config, data, tmp_path):
     run = toy()
     steps = []
@@ -133,8 +235,25 @@ def test_phases_take_turns_by_epoch_and_train_only_their_groups(config, data, tm
         states.append(train.fit(run, data, ["rgb"], config, one_device(), tmp_path / str(config.steps)))
     assert_equal(states[0]["first"], states[1]["first"])
     assert (states[0]["second"] != states[1]["second"]).any()
-    start = train.init(run, method.Spec((data.dims["rgb"],), 3), config, 1).params
+    start = train.init(run, method.Spec((data.dims["rgb"],), 3), config, 1, "rgb").params
     assert_equal(start["second"], states[0]["second"])
+
+
+def test_every_round_begins_with_the_first_phase_and_epoch(config):
+    config.steps = 12
+    index, cycle = train.turn(toy(), config, 3, np.arange(24))
+    assert index.tolist() == 2 * ([0] * 6 + [1] * 3 + [0] * 3) and cycle.tolist() == 2 * ([0] * 9 + [1] * 3)
+
+
+def test_the_compiled_step_splits_the_batch(config, data):
+    """Gradients are summed over the devices only if each has computed its own videos' share."""
+    run, mesh = toy(), sharding.make_mesh()
+    keys = train.make_keys(config)
+    bank, _ = train.feed(data, ["rgb"], keys, range(1), config, mesh)
+    state = sharding.replicate(mesh, train.init(run, method.Spec((data.dims["rgb"],), 3), config, 1))
+    keys = jax.random.wrap_key_data(sharding.replicate(mesh, jax.random.key_data(keys)))
+    made = train.make_run(run, FrozenConfigDict(config), 1, mesh)
+    assert "all-reduce" in made.lower(state, keys, bank, np.arange(1), None).compile().as_text()
 
 
 def test_update_is_the_mean_gradient_of_the_trained_group(data):
@@ -144,7 +263,7 @@ def test_update_is_the_mean_gradient_of_the_trained_group(data):
     videos = Video(*(rng.normal(size=s).astype(np.float32) for s in ((5, 4, 6), (5, 4), (5, 3), (5, 3))), np.full(5, 4))
     params = run.init(jax.random.key(0), method.Spec((6,), 3))
     optimizer = optax.sgd(1.0)
-    new, _, metrics = train.update(
+    new, _, metrics, loss = train.update(
         run.phases[0], optimizer, params, optimizer.init({}), videos, jax.random.key(1), jnp.int32(0)
     )
     one = [
@@ -153,6 +272,7 @@ def test_update_is_the_mean_gradient_of_the_trained_group(data):
     ]
     mean = sum(gradient["first"] for _, gradient in one) / 5
     np.testing.assert_allclose(new["first"], params["first"] - mean, rtol=1e-4, atol=1e-5)
+    assert loss == metrics["loss"]
     np.testing.assert_allclose(metrics["loss"], sum(value for value, _ in one) / 5, rtol=1e-5)
 
 
@@ -193,46 +313,10 @@ def test_rounds_phases_and_seeds_compile_the_loop_once(config, data, tmp_path, m
     assert compiled[1]._cache_size() == 1
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("batch_size", 13, "only 12 training videos"),
-        ("batch_size", 4, "multiple of the 8 devices"),
-        ("steps", 0, "config.steps=0"),
-        ("num_snippets", -1, "config.num_snippets=-1"),
-        ("data.placement", "disk", "config.data.placement='disk'"),
-        ("optimizer.name", "adamm", "adamm"),
-    ],
-)
-def test_options_that_cannot_work_are_refused(config, data, option, value, message):
-    config.update_from_flattened_dict({option: value})
-    with pytest.raises(InputError, match=message):
-        train.check(toy(), config, data, sharding.make_mesh())
-
-
-def test_a_video_of_too_many_classes_is_named(config, data):
-    most = data.labels.sum(axis=1)
-    train.check(toy(max_labels=int(most.max())), config, data, one_device())
-    named = rf"config\.method\.max_classes={int(most.max()) - 1}: .* {data.metas[most.argmax()].id} has"
-    with pytest.raises(InputError, match=named):
-        train.check(toy(max_labels=int(most.max()) - 1), config, data, one_device())
-
-
-def test_a_method_that_counts_is_refused_data_without_counts(config, data):
-    mesh, counting = one_device(), toy(uses_counts="leave the counts out")
-    train.check(counting, config, data, mesh)
-    counts = data.counts.copy()
-    counts[[3, 5]] = -1
-    partly = data._replace(counts=counts)
-    with pytest.raises(InputError, match=rf"2 of 12 \(the first is {data.metas[3].id}\).*or leave the counts out"):
-        train.check(counting, config, partly, mesh)
-    train.check(toy(), config, partly, mesh)
-
-
 def test_every_round_begins_the_schedule_of_the_learning_rate_anew(config, data, tmp_path):
     """With a gradient of 1, SGD moves by the rates: 1, 1, 0.5, 0.5 in each round."""
 
-    def loss(params, video, key, epoch):
+    def loss(params, video, step):
         return params["a"], {"loss": params["a"]}
 
     config.optimizer = dict(
@@ -245,7 +329,7 @@ def test_every_round_begins_the_schedule_of_the_learning_rate_anew(config, data,
     falling = Method(
         lambda key, spec: {"a": jnp.zeros(())},
         (Phase("a", loss, ("a",)),),
-        lambda params, video: Scores(0, 0, 0, {}),
+        lambda params, video: Scores(0, 0, 0),
         rounds=2,
         revise=lambda keep, scores, labels: keep,
     )

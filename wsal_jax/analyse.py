@@ -1,14 +1,29 @@
-"""What the errors of a detector are, where it is weak, and what it misses: numbers, a table and pictures.
+"""What the errors of a detector are, where it is weak, and what it misses: numbers and a table.
 
 After DETAD: Alwassel, Caba Heilbron, Escorcia and Ghanem, "Diagnosing Error in Temporal Action Detectors", ECCV 2018,
 which analyses false positives, sensitivity and false negatives. Where the definitions leave a choice we say what the
-authors' code does, and where we differ. NumPy, on the host; matplotlib is imported when something is drawn.
+authors' code does, and where we differ. NumPy, on the host; `wsal_jax.plot_analysis` draws.
+
+False positives. The detections of each class are split by rank: its best G, the next G, up to 10 G, where G is how
+many true segments the class has; counts are summed over classes. What kind of error a detection is says
+`error_types`. To tell what a type costs, its errors are taken out of the ranking of all detections, and the mAP is
+computed anew. DETAD cuts the ranking at 10 G before that, and prints the gain in mAP_N alone.
+
+Sensitivity. For the mAP_N of a bucket, the true segments of all other buckets and the detections that hit them are
+taken out; all false positives stay. A class that has none in the bucket does not count there.
+
+False negatives. A true segment is missed if no detection hits it while the normalized precision, not interpolated,
+is above `MIN_PRECISION`: otherwise, a detector that outputs enough segments would miss nothing.
+
+Characteristics of true segments, in the buckets of `BUCKETS[buckets]`:
+  coverage: length / duration of the video; beyond 1 it is in the last bucket (DETAD drops the segment).
+  length: seconds, to 1e-9, so that 4.4 - 1.4 is 3.
+  instances: how many segments of its class the video has. DETAD's file for THUMOS14 counts all classes, so that
+    there a video of CliffDiving has each instance twice, as Diving too.
 """
 
 import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,23 +107,6 @@ def analyse(
     Hits are those of `metrics.match` under protocol `activitynet`. Classes without true segments count nowhere, nor do
     their detections; means over classes are over the others.
 
-    False positives. The detections of each class are split by rank: its best G, the next G, up to 10 G, where G is how
-    many true segments the class has; counts are summed over classes. What kind of error a detection is says
-    `error_types`. To tell what a type costs, its errors are taken out of the ranking of all detections, and the mAP is
-    computed anew. DETAD cuts the ranking at 10 G before that, and prints the gain in mAP_N alone.
-
-    Sensitivity. For the mAP_N of a bucket, the true segments of all other buckets and the detections that hit them are
-    taken out; all false positives stay. A class that has none in the bucket does not count there.
-
-    False negatives. A true segment is missed if no detection hits it while the normalized precision, not interpolated,
-    is above `MIN_PRECISION`: otherwise, a detector that outputs enough segments would miss nothing.
-
-    Characteristics of true segments, in the buckets of `BUCKETS[buckets]`:
-      coverage: length / duration of the video; beyond 1 it is in the last bucket (DETAD drops the segment).
-      length: seconds, to 1e-9, so that 4.4 - 1.4 is 3.
-      instances: how many segments of its class the video has. DETAD's file for THUMOS14 counts all classes, so that
-        there a video of CliffDiving has each instance twice, as Diving too.
-
     Args:
       durations: seconds, of all videos with true segments at least. Without it, coverage is left out.
       buckets: a key of `BUCKETS`.
@@ -119,49 +117,27 @@ def analyse(
     """
     if buckets not in BUCKETS:
         raise InputError(f"no buckets {buckets!r}; choose one of {', '.join(BUCKETS)}")
-    matched = metrics.match(detections, truth, num_classes, np.array([iou]))
-    characteristics = _characteristics(truth, durations)
-    bounds = {name: BUCKETS[buckets][name] for name in characteristics}
-    bucket_of = {name: np.searchsorted(bounds[name], characteristics[name]) for name in characteristics}
-
-    videos = [*truth, *(video for video in detections if video not in truth)]
-    found = [detections.get(video, _NO_DETECTIONS) for video in videos]
-    true = [truth.get(video, _NO_TRUTH) for video in videos]
-    types = np.concatenate([np.zeros(0, int), *(error_types(d, a, iou) for d, a in zip(found, true))])
-    first_found = np.cumsum([0, *(len(d.labels) for d in found)])
-    first_true = np.cumsum([0, *(len(a.labels) for a in true)])
-    labels = np.concatenate([np.zeros(0, int), *(a.labels for a in true)])
-    num_positive = np.bincount(labels, minlength=num_classes)
-    occurs = np.flatnonzero(num_positive)
-    average = len(labels) / len(occurs) if len(occurs) else math.nan
-
+    rankings = _rank(detections, truth, num_classes, iou)
+    labels = _concatenate([a.labels for a in truth.values()])
+    average = len(labels) / len(rankings) if rankings else math.nan
     profile = np.zeros((RANKS, len(TYPES)), int)
-    ap = np.full((num_classes, 2, len(TYPES)), np.nan)  # AP and AP_N without errors of a type; at index 0, as it is
-    ap_of_bucket = {name: np.full((num_classes, len(bounds[name]) + 1), np.nan) for name in bounds}
     missed = np.ones(len(labels), bool)
-    for c in occurs:
-        of_class, positive = matched[c], int(num_positive[c])
-        hits = of_class.taken[0] >= 0
-        segment = first_true[of_class.videos] + of_class.taken[0]  # of hits only
-        kind = np.where(hits, 0, types[first_found[of_class.videos] + of_class.index])
-        rank = np.arange(len(kind)) // positive
-        np.add.at(profile, (rank[rank < RANKS], kind[rank < RANKS]), 1)
-        for t in range(len(TYPES)):
-            rest = hits[(kind != t) | hits]
-            ap[c, :, t] = [normalized_average_precision(rest, positive, n) for n in (positive, average)]
-        precise = hits & (_normalized_precision(hits, positive, average) > MIN_PRECISION)
-        missed[segment[precise]] = False
-        for name, bucket in bucket_of.items():
-            here = np.bincount(bucket[labels == c], minlength=len(bounds[name]) + 1)
-            hit_bucket = np.where(hits, bucket[np.where(hits, segment, 0)], -1)
-            for b, count in enumerate(here):
-                rest = hits[~hits | (hit_bucket == b)]
-                ap_of_bucket[name][c, b] = normalized_average_precision(rest, int(count), average)
-
-    mean_ap, mean_ap_n = ([_mean(ap[:, kind, t]) for t in range(len(TYPES))] for kind in range(2))
+    for of in rankings:
+        rank = np.arange(len(of.kind)) // of.positive
+        np.add.at(profile, (rank[rank < RANKS], of.kind[rank < RANKS]), 1)
+        precise = of.hits & (_normalized_precision(of.hits, of.positive, average) > MIN_PRECISION)
+        missed[of.segment[precise]] = False
+    # Without errors of a type; at index 0, as it is.
+    mean_ap, mean_ap_n = (
+        [
+            _mean([normalized_average_precision(of.without(t), of.positive, n or of.positive) for of in rankings])
+            for t in range(len(TYPES))
+        ]
+        for n in (0, average)
+    )
     return Analysis(
         iou=float(iou),
-        num_detections=len(types),
+        num_detections=sum(len(d.labels) for d in detections.values()),
         num_true=len(labels),
         average_instances=average,
         mean_ap=mean_ap[0],
@@ -171,23 +147,81 @@ def analyse(
         mean_ap_without=dict(zip(TYPES[1:], mean_ap[1:])),
         mean_ap_n_without=dict(zip(TYPES[1:], mean_ap_n[1:])),
         characteristics={
-            name: Characteristic(
-                buckets=SIZES[: len(bounds[name]) + 1],
-                bounds=bounds[name],
-                count=np.bincount(bucket, minlength=len(bounds[name]) + 1),
-                mean_ap_n=np.array([_mean(values) for values in ap_of_bucket[name].T]),
-                missed=np.array([_mean(missed[bucket == b]) for b in range(len(bounds[name]) + 1)]),
-            )
-            for name, bucket in bucket_of.items()
+            name: _characteristic(values, BUCKETS[buckets][name], labels, rankings, average, missed)
+            for name, values in _characteristics(truth, durations).items()
         },
+    )
+
+
+class _Ranking(NamedTuple):
+    """The detections of a class that has true segments, best first."""
+
+    label: int
+    positive: int
+    """How many true segments it has."""
+    hits: Bool[np.ndarray, " k"]
+    kind: Int[np.ndarray, " k"]
+    """Index into `TYPES`."""
+    segment: Int[np.ndarray, " k"]
+    """Of hits: which true segment, of those of all videos in one row."""
+
+    def without(self, kind: int) -> Bool[np.ndarray, " l"]:
+        """`hits` without the errors of a kind; 0 is no error."""
+        return self.hits[(self.kind != kind) | self.hits]
+
+
+def _rank(
+    detections: Mapping[str, Detections], truth: Mapping[str, Annotation], num_classes: int, iou: float
+) -> list[_Ranking]:
+    matched = metrics.match(detections, truth, num_classes, np.array([iou]))
+    videos = [*truth, *(video for video in detections if video not in truth)]
+    found = [detections.get(video, _NO_DETECTIONS) for video in videos]
+    true = [truth.get(video, _NO_TRUTH) for video in videos]
+    types = _concatenate([error_types(d, a, iou) for d, a in zip(found, true)])
+    first_found = np.cumsum([0, *(len(d.labels) for d in found)])
+    first_true = np.cumsum([0, *(len(a.labels) for a in true)])
+    rankings = []
+    for label, of in enumerate(matched):
+        if of.num_positive.any():
+            hits = of.taken[0] >= 0
+            kind = np.where(hits, 0, types[first_found[of.videos] + of.index])
+            segment = first_true[of.videos] + of.taken[0]
+            rankings.append(_Ranking(label, int(of.num_positive.sum()), hits, kind, segment))
+    return rankings
+
+
+def _characteristic(
+    values: Float[np.ndarray, " t"] | Int[np.ndarray, " t"],
+    bounds: tuple[float | int, ...],
+    labels: Int[np.ndarray, " t"],
+    rankings: list[_Ranking],
+    average: float,
+    missed: Bool[np.ndarray, " t"],
+) -> Characteristic:
+    """Of the t true segments of all videos, by bucket."""
+    bucket, size = np.searchsorted(bounds, values), len(bounds) + 1
+    ap: list[list[float]] = [[] for _ in range(size)]
+    for of in rankings:
+        here = np.bincount(bucket[labels == of.label], minlength=size)
+        hit_bucket = np.where(of.hits, bucket[np.where(of.hits, of.segment, 0)], -1)
+        for b, count in enumerate(here):
+            rest = of.hits[~of.hits | (hit_bucket == b)]
+            ap[b].append(normalized_average_precision(rest, int(count), average))
+    return Characteristic(
+        buckets=SIZES[:size],
+        bounds=bounds,
+        count=np.bincount(bucket, minlength=size),
+        mean_ap_n=np.array([_mean(of_bucket) for of_bucket in ap]),
+        missed=np.array([_mean(missed[bucket == b]) for b in range(size)]),
     )
 
 
 def error_types(detections: Detections, truth: Annotation, iou: float) -> Int[np.ndarray, " k"]:
     """What error each of the k detections of a video is if it is not a hit, as an index into `TYPES`.
 
-    The true segment that it overlaps most decides, whatever its label, as in DETAD's code; if segments of several
-    labels are overlapped equally, one of its own label. Where this is of
+    The true segment that it overlaps most decides, whatever its label, and of several that it overlaps equally the
+    first in the file, as in DETAD's code: in THUMOS14, whose instances of CliffDiving are all instances of Diving as
+    well, a detection of the class that comes second can so be no double detection. Where this segment is of
 
     - its own label, and the IoU is >= `iou`: a double detection, for better ones took all such segments;
     - another label, and the IoU is >= `iou`: a wrong label;
@@ -197,9 +231,9 @@ def error_types(detections: Detections, truth: Annotation, iou: float) -> Int[np
     If it overlaps all true segments less than 0.1, or there are none, it is a background error.
     """
     overlap = metrics.temporal_iou(detections.segments, truth.segments)
-    own = overlap * (detections.labels[:, None] == truth.labels)
     most = overlap.max(axis=1, initial=0)
-    right = own.max(axis=1, initial=0) == most
+    first = truth.labels[overlap.argmax(axis=1)] if len(truth.labels) else np.full(len(most), -1)
+    right = detections.labels == first
     return np.select(
         [most < min(iou, BACKGROUND_IOU), (most >= iou) & right, most >= iou, right],
         [TYPES.index(name) for name in ("background", "double detection", "wrong label", "localization")],
@@ -248,8 +282,14 @@ def _characteristics(
     return {"coverage": np.concatenate(nothing + coverage), **result}
 
 
-def _mean(values: np.ndarray) -> float:
+def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
+    """Of integers, and perhaps of nothing."""
+    return np.concatenate([np.zeros(0, int), *parts])
+
+
+def _mean(values: np.ndarray | list[float]) -> float:
     """Of those that are not NaN; NaN, and no warning, if there are none."""
+    values = np.asarray(values)
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else math.nan
 
@@ -281,18 +321,18 @@ def format_analysis(analysis: Analysis) -> str:
     counts = np.stack([a.profile[name] for name in TYPES])
     total = counts.sum(axis=0)
     lines = [
-        f"{a.num_detections} detections, {a.num_true} true segments, IoU {a.iou:g}: mAP {_percent(a.mean_ap)}, "
-        f"mAP_N {_percent(a.mean_ap_n)} (N = {a.average_instances:.1f}), missed {_percent(a.missed)}",
+        f"{a.num_detections} detections, {a.num_true} true segments, IoU {a.iou:g}: mAP {percent(a.mean_ap)}, "
+        f"mAP_N {percent(a.mean_ap_n)} (N = {a.average_instances:.1f}), missed {percent(a.missed)}",
         "",
         "best detections of each class (G: its true segments), and what mAP and mAP_N gain without an error",
         _row("", [f"{r + 1}G" for r in range(RANKS)], 6) + _row("", ["mAP", "mAP_N"], 8, name_width=0),
         _row("detections", [str(n) for n in total], 6),
     ]
     for name, count in zip(TYPES, counts):
-        line = _row(f"{name} %", [_percent(n / t) if t else "-" for n, t in zip(count.tolist(), total.tolist())], 6)
+        line = _row(f"{name} %", [percent(n / t) if t else "-" for n, t in zip(count.tolist(), total.tolist())], 6)
         if name in a.mean_ap_without:
             gains = a.mean_ap_without[name] - a.mean_ap, a.mean_ap_n_without[name] - a.mean_ap_n
-            line += _row("", [_percent(gain, "+") for gain in gains], 8, name_width=0)
+            line += _row("", [percent(gain, "+") for gain in gains], 8, name_width=0)
         lines.append(line)
     for name, of in a.characteristics.items():
         lines += [
@@ -300,8 +340,8 @@ def format_analysis(analysis: Analysis) -> str:
             _row(f"{name}, {UNITS[name]}", of.buckets, 8, name_width=36),
             _row("", bucket_ranges(of), 8, name_width=36),
             _row("true segments", [str(n) for n in of.count], 8, name_width=36),
-            _row("mAP_N %", [_percent(x) for x in of.mean_ap_n], 8, name_width=36),
-            _row("missed %", [_percent(x) for x in of.missed], 8, name_width=36),
+            _row("mAP_N %", [percent(x) for x in of.mean_ap_n], 8, name_width=36),
+            _row("missed %", [percent(x) for x in of.missed], 8, name_width=36),
         ]
     return "\n".join(line.rstrip() for line in lines)
 
@@ -316,117 +356,5 @@ def _row(name: str, values: Any, width: int, name_width: int = 20) -> str:
     return name.ljust(name_width) + "".join(value.rjust(width) for value in values)
 
 
-def _percent(fraction: float, sign: str = "") -> str:
+def percent(fraction: float, sign: str = "") -> str:
     return "-" if math.isnan(fraction) else f"{100 * fraction:{sign}.1f}"
-
-
-# Okabe and Ito's colors and a gray, in the order of TYPES.
-COLORS = ("#009E73", "#F0E442", "#CC79A7", "#0072B2", "#D55E00", "#B5B5B5")
-COLORS_CHARACTERISTICS = {"coverage": "#0072B2", "length": "#D55E00", "instances": "#009E73"}
-DPI = 120
-
-
-def draw(analysis: Analysis, directory: str | os.PathLike) -> list[Path]:
-    """Writes false_positives.png, sensitivity.png and false_negatives.png into `directory`, which exists.
-
-    - false_positives: the shares of `TYPES` by rank, and what mAP_N gains without each error;
-    - sensitivity: mAP_N by bucket, and as a line that of all true segments;
-    - false_negatives: the fraction missed by bucket, and as a line that of all true segments.
-
-    Returns their paths.
-    """
-    paths = [Path(directory) / f"{name}.png" for name in ("false_positives", "sensitivity", "false_negatives")]
-    _draw_false_positives(paths[0], analysis)
-    values = {name: of.mean_ap_n for name, of in analysis.characteristics.items()}
-    title = f"Sensitivity at IoU {analysis.iou:g}: mAP$_N$ by characteristic of the true segments"
-    _draw_buckets(paths[1], analysis, values, analysis.mean_ap_n, title, "mAP$_N$ (%)")
-    values = {name: of.missed for name, of in analysis.characteristics.items()}
-    title = f"False negatives at IoU {analysis.iou:g}: true segments that are missed"
-    _draw_buckets(paths[2], analysis, values, analysis.missed, title, "missed (%)")
-    return paths
-
-
-def _draw_false_positives(path: Path, analysis: Analysis) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 5), dpi=DPI)
-    left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
-    figure.subplots_adjust(left=0.07, right=0.98, top=0.81, bottom=0.13, wspace=0.2)
-
-    counts = np.stack([analysis.profile[name] for name in TYPES])
-    total = counts.sum(axis=0)
-    share = 100 * counts / np.maximum(total, 1)
-    ranks = np.arange(1, RANKS + 1)
-    bars = [
-        left.bar(ranks, share[t], 0.85, bottom=share[:t].sum(axis=0), color=COLORS[t], label=TYPES[t])
-        for t in range(len(TYPES))
-    ]
-    for rank, n in zip(ranks, total.tolist()):
-        left.text(rank, 101, f"{n}", ha="center", va="bottom", size=8, color="0.35")
-    left.set_xticks(ranks, [f"{rank}G" for rank in ranks])
-    left.set(ylim=(0, 107), yticks=range(0, 101, 20), ylabel="detections (%)")
-    left.set_xlabel("best detections of each class, by rank (G: its true segments); above: how many")
-
-    gains = [100 * (analysis.mean_ap_n_without[name] - analysis.mean_ap_n) for name in TYPES[1:]]
-    gains = np.nan_to_num(gains)
-    right.bar(TYPES[1:], gains, 0.7, color=COLORS[1:])
-    for x, gain in enumerate(gains):
-        right.text(x, gain, f"{gain:.1f}", ha="center", va="bottom", size=9)
-    right.set_xticks(range(len(gains)), [name.replace(" ", "\n") for name in TYPES[1:]], size=9)
-    right.set(ylim=(0, max(gains.max() * 1.12, 0.1)), ylabel="gain in mAP$_N$ (points)")
-    right.set_xlabel(f"without this error; now mAP$_N$ is {_percent(analysis.mean_ap_n)}")
-
-    for axes in (left, right):
-        _dress(axes)
-    left.set_title(f"False positives at IoU {analysis.iou:g}", loc="left", weight="bold", pad=28)
-    right.set_title("What each error costs", loc="left", weight="bold", pad=28)
-    place = dict(loc="lower left", bbox_to_anchor=(0, 1.01), borderaxespad=0)
-    left.legend(
-        handles=bars, ncols=6, frameon=False, fontsize=9, handlelength=1, handletextpad=0.5, columnspacing=1, **place
-    )
-    figure.savefig(path)
-
-
-def _draw_buckets(
-    path: Path, analysis: Analysis, values: dict[str, np.ndarray], overall: float, title: str, label: str
-) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 4.6), dpi=DPI)
-    names = list(values)
-    widths = [len(values[name]) for name in names]
-    all_axes = np.atleast_1d(figure.subplots(1, len(names), sharey=True, width_ratios=widths))
-    figure.subplots_adjust(left=0.07, right=0.93, top=0.81, bottom=0.17, wspace=0.06)
-    highest = np.nanmax([*np.concatenate(list(values.values())), overall, 0])
-    for axes, name in zip(all_axes, names):
-        of, heights = analysis.characteristics[name], 100 * values[name]
-        x = np.arange(len(heights))
-        axes.bar(x, np.nan_to_num(heights), 0.75, color=COLORS_CHARACTERISTICS[name])
-        for i, height in enumerate(heights):
-            text, y = ("none", 0) if np.isnan(height) else (f"{height:.1f}", height)
-            box = dict(boxstyle="square,pad=0.15", facecolor="white", edgecolor="none")  # hides the line below
-            axes.text(i, y + 1.5 * highest, text, ha="center", va="bottom", size=9, bbox=box, zorder=4)
-        ranges = [text.replace("<= ", "≤ ") for text in bucket_ranges(of)]
-        ticks = [f"{bucket}\n{text}\nn = {n}" for bucket, text, n in zip(of.buckets, ranges, of.count)]
-        axes.set_xticks(x, ticks, size=9)
-        axes.set_xlim(-0.6, len(heights) - 0.4)
-        if not math.isnan(overall):
-            axes.axhline(100 * overall, color="0.2", linewidth=1.2, linestyle="--", zorder=3)
-        axes.set_title(f"{name} ({UNITS[name]})", size=10, loc="left")
-        _dress(axes)
-    all_axes[0].set(ylim=(0, max(115 * highest, 1)), ylabel=label)
-    if not math.isnan(overall):
-        place = dict(xytext=(4, 0), textcoords="offset points", va="center", size=9)
-        all_axes[-1].annotate(
-            f"all: {100 * overall:.1f}", (1, 100 * overall), xycoords=("axes fraction", "data"), **place
-        )
-    figure.suptitle(title, x=0.07, y=0.97, ha="left", weight="bold", size=12)
-    figure.savefig(path)
-
-
-def _dress(axes: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("0.6")
-    axes.tick_params(axis="both", length=0)
-    axes.grid(axis="y", color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)

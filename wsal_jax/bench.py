@@ -1,11 +1,18 @@
 """Timings: `python -m wsal_jax.bench <subcommand>`. One function per subcommand, which prints a table."""
 
 import argparse
+import hashlib
 import itertools
+import json
 import math
 import runpy
+import shutil
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +20,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from ml_collections import FrozenConfigDict
 
-from wsal_jax import method, metrics, sharding
+from wsal_jax import method, methods, metrics, sharding
 from wsal_jax import train as loop
 from wsal_jax.aggregate import marginalized_average, marginalized_average_scan
 from wsal_jax.types import Annotation, Detections
@@ -105,7 +112,7 @@ def train(args: argparse.Namespace) -> None:
         path, _, switches = text.partition(":")
         config = runpy.run_path(path)["get_config"](switches)
         config.seeds = seeds
-        whole = method.get(config.method)
+        whole = methods.get(config.method)
         for phase in whole.phases:
             one = whole._replace(phases=(phase,))
             state = sharding.replicate(mesh, loop.init(one, method.Spec((d,), classes), config, len(features)))
@@ -160,15 +167,123 @@ def score(args: argparse.Namespace) -> None:
             print(f"{count:>10,} {protocol:<12} {took:>8.3f} {growth:>7} {100 * result.mean[4]:>7.1f}", flush=True)
 
 
+def make_folder(root: Path, videos: int, snippets: int, dim: int, classes: int) -> None:
+    """A feature folder of joint float16 features, of which only 8 videos take space: the others are links to them."""
+    rng = np.random.default_rng(0)
+    kept = [root / "kept" / f"{i}.npy" for i in range(min(8, videos))]
+    for folder in (root / "kept", root / "features" / "train", root / "features" / "test"):
+        folder.mkdir(parents=True)
+    for path in kept:
+        np.save(path, rng.standard_normal((snippets, dim), np.float32).astype(np.float16))
+    database = {}
+    for i in range(videos):
+        split, id = "test" if i % 3 == 2 else "train", f"video_{i:07d}"
+        (root / "features" / split / f"{id}.npy").symlink_to(kept[i % len(kept)])
+        segments = [[float(j), float(j + 1)] for j in rng.integers(0, snippets // 2, 3)]
+        database[id] = {"annotations": [{"segment": x, "label": f"class {i % classes:03d}"} for x in segments]}
+    names = [f"class {c:03d}" for c in range(classes)]
+    content = {"fps": 25, "feature_stride_frames": 16, "classes": names, "database": database}
+    (root / "gt.json").write_text(json.dumps(content))
+
+
+def in_process(code: str, *args: object) -> list[float]:
+    """Runs code in a Python of its own; the numbers that it prints on its last line, and its largest size in GB."""
+    code += "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)"
+    done = subprocess.run([sys.executable, "-c", code, *map(str, args)], check=True, stdout=subprocess.PIPE, text=True)
+    return [float(word) for line in done.stdout.splitlines()[-2:] for word in line.split()]
+
+
+BUILD = """
+import logging, sys, time
+logging.disable()
+import tensorflow_datasets as tfds
+from wsal_jax.data import feature_folder
+start = time.perf_counter()
+builder = tfds.builder("feature_folder", root=sys.argv[1], data_dir=sys.argv[2], file_format="array_record")
+checked = time.perf_counter() - start
+builder.download_and_prepare()
+assert "tensorflow" not in sys.modules
+print(checked, time.perf_counter() - start - checked)
+"""
+
+
+def build(args: argparse.Namespace) -> None:
+    """A feature folder of joint float16 features, 1,000 x 2,048 a video, checked and built in a process of its own.
+
+    Built --builds times, and compared byte by byte.
+    """
+    snippets, dim = 1000, 2048
+    videos = round(args.gigabytes * 1e9 / (2 * snippets * dim))
+    print(f"{videos} videos, {videos * snippets * dim * 2 / 1e9:.1f} GB of features")
+    print(
+        f"{'build':>5} {'check s':>8} {'build s':>8} {'MB / s':>7} {'resident GB':>12} {'built GB':>9}  SHA-256 of all"
+    )
+    with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
+        root = Path(temporary) / "data"
+        make_folder(root, videos, snippets, dim, 20)
+        for i in range(args.builds):
+            out = Path(temporary) / f"built{i}"
+            checked, built, resident = in_process(BUILD, root, out)
+            files = sorted(path for path in out.rglob("*") if path.is_file())
+            size, digest = sum(path.stat().st_size for path in files), hashlib.sha256()
+            for path in files:
+                digest.update(f"{path.relative_to(out)} {path.stat().st_size} ".encode())
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+            shutil.rmtree(out)
+            times = f"{checked:>8.1f} {built:>8.1f} {size / 1e6 / built:>7.0f}"
+            print(f"{i:>5} {times} {resident:>12.2f} {size / 1e9:>9.2f}  {digest.hexdigest()[:16]}", flush=True)
+
+
+LOAD = """
+import logging, resource, sys, time
+logging.disable()
+import tensorflow_datasets as tfds
+from wsal_jax.data import feature_folder, pipeline
+size = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+before, start = size(), time.perf_counter()
+builder = tfds.builder("feature_folder", root=sys.argv[1], data_dir=sys.argv[2], file_format="array_record")
+found, start, work = time.perf_counter() - start, time.perf_counter(), time.process_time()
+data = [pipeline.load(builder, split) for split in ("train", "test")]
+print(before, found, time.perf_counter() - start, time.process_time() - work)
+"""
+
+
+def load(args: argparse.Namespace) -> None:
+    """A start on a feature folder that is built: finding that its files have not changed, and loading both splits.
+
+    Of 120 snippets, 3 segments and one of 200 classes a video. "growth" is that of the CPU time. "GB" is the largest
+    resident size, with all imports; "more" what of it came after them.
+    """
+    print(f"{'videos':>8} {'find s':>7} {'load s':>7} {'CPU s':>6} {'growth':>7} {'GB':>6} {'more':>6}")
+    previous = None
+    for videos in (200, 2000, 20_000):
+        with tempfile.TemporaryDirectory() as temporary:
+            root, out = Path(temporary) / "data", Path(temporary) / "built"
+            make_folder(root, videos, 120, 2, 200)
+            in_process(BUILD, root, out)
+            before, found, took, work, size = in_process(LOAD, root, out)
+        growth = f"{work / previous:.1f}x" if previous else ""
+        print(
+            f"{videos:>8,} {found:>7.2f} {took:>7.2f} {work:>6.2f} {growth:>7} {size:>6.2f} {size - before:>6.2f}",
+            flush=True,
+        )
+        previous = work
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m wsal_jax.bench", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for run in (aggregate, train, score):
+    for run in (aggregate, train, score, build, load):
         command = commands.add_parser(run.__name__, help=run.__doc__.splitlines()[0])
         command.set_defaults(run=run)
         if run is train:
             command.add_argument("--config", action="append", required=True, help="as for wsal_jax.main; repeatable")
             command.add_argument("--seeds", type=int, nargs="+", default=[1], help="how many are trained at once")
+        if run is build:
+            command.add_argument("--gigabytes", type=float, default=1.23, help="of features, 4.1 MB a video")
+            command.add_argument("--builds", type=int, default=2, help="how often they are built")
+            command.add_argument("--dir", help="for temporary files, as large as the features")
     args = parser.parse_args()
     args.run(args)
 

@@ -17,7 +17,7 @@ from etils import epath
 from flax import traverse_util
 from jaxtyping import PyTree
 
-from wsal_jax.types import InputError
+from wsal_jax.types import InputError, some
 
 KEEP = 2  # so that there is one to go back to when the newest is damaged
 
@@ -92,7 +92,7 @@ def restore(
     except Exception as error:  # a damaged file can make Orbax raise anything
         raise InputError(f"{folder}: cannot be read: {error!r:.300}. If it is damaged, {advice}") from error
     if damaged:
-        raise InputError(f"{folder}: damaged, the checksum of {_some(damaged)} does not match; {advice}")
+        raise InputError(f"{folder}: damaged, the checksum of {some(damaged)} does not match; {advice}")
 
     if like is None:
         return traverse_util.unflatten_dict(leaves, sep="/")
@@ -104,7 +104,7 @@ def restore(
     ]
     if wrong:
         raise InputError(
-            f"{folder}: not a state of this run: {_some(wrong)}; "
+            f"{folder}: not a state of this run: {some(wrong)}; "
             "give the options that it was saved with, or another directory"
         )
     return jax.tree.unflatten(jax.tree.structure(like), [_place(leaves[path], x) for path, x in expected.items()])
@@ -123,10 +123,6 @@ def _describe(path: str, leaf: np.ndarray) -> dict[str, Any]:
 
 def _form(leaf: Any) -> str:
     return "nothing" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"
-
-
-def _some(items: list[str]) -> str:
-    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
 
 
 def _place(leaf: np.ndarray, like: Any) -> np.ndarray | jax.Array:

@@ -22,7 +22,8 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from wsal_jax import checkpoint, evaluate, method
+from wsal_jax import checkpoint, evaluate, options, results
+from wsal_jax import methods as registry
 from wsal_jax.data import pipeline
 from wsal_jax.method import Params
 from wsal_jax.types import InputError
@@ -55,7 +56,7 @@ def load(folder: Path) -> Run:
     config = ConfigDict({name: value for name, value in record.items() if name != "dataset"})
     params = {}
     for model in config.streams:
-        total = method.get(config.method, model).rounds * config.steps
+        total = registry.get(config.method, model).rounds * config.steps
         directory = folder / "checkpoints" / model
         if checkpoint.latest(directory) != total:
             reached = f"{model} is at step {checkpoint.latest(directory) or 0} of {total}"
@@ -102,10 +103,10 @@ def table(old: Path, new: Path, workdir: Path, root: str = "") -> str:
     if builder.info.full_name != runs["new"].dataset:
         raise InputError(f"the data are {builder.info.full_name} now, and the runs are of {runs['new'].dataset}")
     data = pipeline.load(builder, "test")
-    evaluate.check(config, data)
-    if not any(len(data.annotations[i].labels) for i in evaluate.annotated(data)):
+    highlights = options.check_evaluation(config, data)
+    if not any(len(data.annotations[i].labels) for i in results.annotated(data)):
         raise InputError(f"{config.data.name}: no test video is annotated, so there is nothing to compare")
-    methods = {model: method.get(config.method, model) for model in config.streams}
+    methods = {model: registry.get(config.method, model) for model in config.streams}
     rows = {}
     for attention, classifier in itertools.product(runs, runs):
         folder = workdir / f"attention_{attention}_classifier_{classifier}"
@@ -114,12 +115,10 @@ def table(old: Path, new: Path, workdir: Path, root: str = "") -> str:
         for model, made in methods.items():
             params = exchange(runs[attention].params[model], runs[classifier].params[model])
             scores[model] = evaluate.score(made, params, data, model.split("+"))
-        evaluate.report(methods[config.streams[0]], scores, data, config, folder)
-        of_models = json.loads((folder / "results.json").read_text())["rows"]
-        final = evaluate.FUSED if evaluate.FUSED in of_models else config.streams[0]
-        rows[f"{attention}, {classifier}"] = of_models[final]
+        of_models = evaluate.report(methods[config.streams[0]], scores, data, config, folder, highlights).rows
+        rows[f"{attention}, {classifier}"] = of_models[results.final_row(of_models)]
     (workdir / "exchange.json").write_text(json.dumps({"old": str(old), "new": str(new), "rows": rows}, indent=1))
-    return f"the runs differ in {differences}\n{evaluate.format_table(rows, 'attention, classifier')}"
+    return f"the runs differ in {differences}\n{results.format_table(rows, 'attention, classifier')}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -8,15 +8,15 @@ from wsal_jax.types import Scores
 
 
 def fuse(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
-    """The weighted mean of the models' video scores, CAS and attention; MAAN (section 3.1) uses 0.5 / 0.5.
+    """The weighted mean of the models' scores; MAAN (section 3.1) uses 0.5 / 0.5.
 
     Args:
       scores: of the same video by each model, with the same snippets [n] and classes [c], without padding.
       weights: one for each model, not negative; only their ratios matter.
 
     Returns:
-      The fused scores, float64; of the extras, the mean evidence where all models have it. The others are dropped, as
-      they mean something to one model only.
+      The fused scores, float64. A field that not all models have is None, and so are extras, which mean something to
+      one model only.
 
     Raises:
       ValueError: another number of weights than models, weights that are negative or all 0, or models that differ in
@@ -34,15 +34,10 @@ def fuse(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
                 f"model 0 {snippets} and {classes}; all must come from the same snippets of the same video"
             )
 
-    def mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    def mean(name: str) -> np.ndarray | None:
+        arrays = [getattr(one, name) for one in scores]
+        if any(x is None for x in arrays):
+            return None
         return np.average(np.stack(arrays).astype(np.float64), axis=0, weights=weights)
 
-    with_evidence = all("evidence" in one.extras for one in scores)
-    extras = {"evidence": mean([one.extras["evidence"] for one in scores])} if with_evidence else {}
-    return Scores(*map(mean, zip(*(one[:3] for one in scores))), extras)  # type: ignore[call-arg]
-
-
-def fuse_models(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
-    """`fuse`, and in `extras["models"]` the scores of each model, for a method that looks for segments in each."""
-    fused = fuse(scores, weights)
-    return fused._replace(extras={**fused.extras, "models": tuple(scores)})
+    return Scores(**{name: mean(name) for name in Scores._fields if name != "extras"})

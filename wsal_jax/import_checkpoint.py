@@ -23,9 +23,9 @@ from absl import logging
 from flax.traverse_util import unflatten_dict
 
 from wsal_jax import checkpoint
-from wsal_jax.data import arrays, tensorflow_checkpoint
-from wsal_jax.data.checks import FolderError, Problems
 from wsal_jax.data.thumos14 import CLASSES
+from wsal_jax.formats import arrays, tensorflow_checkpoint
+from wsal_jax.formats.checks import FolderError, Problems
 from wsal_jax.method import Params
 from wsal_jax.types import InputError
 
@@ -66,7 +66,7 @@ must be those of the data:
 {classes}.
 """
 
-from configs import dgam
+from wsal_jax.configs import dgam
 
 
 def get_config(text=None):
@@ -91,7 +91,7 @@ The classes, in this order, must be those of the data:
 {classes}.
 """
 
-from configs import maan
+from wsal_jax.configs import maan
 
 
 def get_config(text=None):
@@ -213,7 +213,7 @@ def write(kind: str, files: dict[str, str], workdir: Path) -> str:
         hidden=hidden,
         steps=form.steps,
     )
-    (workdir / "config.py").write_text(config)
+    (workdir / "config.py").write_text(config, encoding="utf-8")
     options = f"--config={workdir}/config.py --workdir={workdir} --config.data.root=FEATURES"
     return (
         f"imported {', '.join(files)}: features of {d} dimensions, attention of {hidden} units, {num_classes} classes\n"

@@ -1,22 +1,52 @@
-"""Modules that several methods use."""
+"""Layers that several methods use: plain functions over dicts of parameters.
+
+A fully-connected layer is {"kernel" [inputs, outputs], "bias" [outputs]}, which are the names in checkpoints.
+"""
 
 from collections.abc import Callable
+from typing import Any
 
-import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
-class Attention(nn.Module):
+def init_dense(key: PRNGKeyArray, inputs: int, outputs: int) -> dict[str, Array]:
+    """A fully-connected layer: LeCun's normal distribution for the kernel, and no bias."""
+    return {"kernel": jax.nn.initializers.lecun_normal()(key, (inputs, outputs)), "bias": jnp.zeros(outputs)}
+
+
+def dense(layer: dict[str, Any], x: Float[Array, "*n i"]) -> Float[Array, "*n o"]:
+    """A fully-connected layer."""
+    return x @ layer["kernel"] + layer["bias"]
+
+
+def init_attention(key: PRNGKeyArray, inputs: int, hidden: int) -> dict[str, Any]:
+    """The layers of `attend`."""
+    hidden_key, out_key = jax.random.split(key)
+    return {"hidden": init_dense(hidden_key, inputs, hidden), "out": init_dense(out_key, hidden, 1)}
+
+
+def attend(
+    layers: dict[str, Any], features: Float[Array, "n d"], activation: Callable[[Array], Array]
+) -> Float[Array, " n"]:
     """Class-agnostic attention of each snippet: FC `hidden`, activation, FC 1, sigmoid (MAAN section 3.1)."""
+    hidden = activation(dense(layers["hidden"], features))
+    return jax.nn.sigmoid(dense(layers["out"], hidden))[:, 0]
 
-    hidden: int = 256
-    activation: Callable[[Array], Array] = nn.leaky_relu
 
-    @nn.compact
-    def __call__(self, features: Float[Array, "n d"]) -> Float[Array, " n"]:
-        hidden = self.activation(nn.Dense(self.hidden, name="hidden")(features))
-        return nn.sigmoid(nn.Dense(1, name="out")(hidden))[:, 0]
+def drop_dimensions(key: PRNGKeyArray, features: Float[Array, "n d"], rate: float) -> Float[Array, "n d"]:
+    """Inverted dropout of feature dimensions, the same ones in all snippets of a video.
+
+    Args:
+      key: of the video and the step.
+      features: of the video.
+      rate: share of the dimensions that become 0; the others are divided by 1 - rate. 0 is no dropout.
+    """
+    if not rate:
+        return features
+    kept = jax.random.bernoulli(key, 1 - rate, features.shape[1:])
+    return features * (kept / (1 - rate))
 
 
 def grid(length: Int[Array, ""], size: int) -> Int[Array, " size"]:

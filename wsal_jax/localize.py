@@ -1,15 +1,20 @@
 """From the scores of a video to detections in seconds: NumPy, on the host, one video at a time.
 
-The procedure of MAAN (Yuan et al. 2019, sections 2.4 and 3.1) and STPN, and two floors that need no localization.
+The steps that all methods share (classes, runs, their means, seconds, suppression), the procedure of MAAN (Yuan et al.
+2019, sections 2.4 and 3.1) and STPN made of them, and two floors that need no localization.
+
+A run [first, end) has the edges of its snippets, which are integers: snippet i is from i to i + 1.
 """
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
-from jaxtyping import Bool, Float, Int
-from ml_collections import ConfigDict
+from jaxtyping import Bool, Float, Int, Shaped
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from wsal_jax.metrics import temporal_iou
 from wsal_jax.times import snippet_to_seconds
-from wsal_jax.types import Annotation, Detections, InputError, Meta, Scores
+from wsal_jax.types import SEQUENCES, Annotation, Detections, InputError, Meta, Model, Scores
 
 
 def predicted_classes(video_score: Float[np.ndarray, " c"], reject: float) -> Int[np.ndarray, " k"]:
@@ -27,11 +32,73 @@ def components(mask: Bool[np.ndarray, " n"]) -> Int[np.ndarray, "k 2"]:
     return np.flatnonzero(np.diff(mask, prepend=False, append=False)).reshape(-1, 2)
 
 
+def runs_above(values: Float[np.ndarray, " n"], levels: Iterable[float | np.floating]) -> Int[np.ndarray, "k 2"]:
+    """The `components` above each of the levels, one level after the other.
+
+    Args:
+      values: of the snippets.
+      levels: absolute.
+    """
+    return np.concatenate([components(values > level) for level in levels])
+
+
+def run_sums(values: Float[np.ndarray, " n"], runs: Shaped[np.ndarray, "k 2"]) -> Float[np.ndarray, " k"]:
+    """The sum of the values of each run; of a snippet that it covers in part, that part. What is outside adds 0.
+
+    Args:
+      values: of the snippets.
+      runs: from edge to edge, which need not be those of snippets.
+    """
+    total = np.append(0, np.cumsum(values, dtype=np.float64))
+    start, end = np.interp(runs, np.arange(len(total)), total).T
+    return end - start
+
+
+def run_means(values: Float[np.ndarray, " n"], runs: Shaped[np.ndarray, "k 2"]) -> Float[np.ndarray, " k"]:
+    """The mean over the part of each run that is among the n values; 0 where there is none. See `run_sums`."""
+    length = np.diff(runs.clip(0, len(values)), axis=1)[:, 0]
+    return run_sums(values, runs) / np.where(length > 0, length, 1)
+
+
+def upsample(values: Float[np.ndarray, "n c"], factor: int) -> Float[np.ndarray, "m c"]:
+    """`factor` values for each, interpolated linearly; beyond the last one as between the last two. m = n factor."""
+    values = np.concatenate([values, 2 * values[-1:] - values[-2:][:1]])
+    at = np.arange((len(values) - 1) * factor) / factor
+    return np.stack([np.interp(at, np.arange(len(values)), column) for column in values.T], axis=1)
+
+
+def detections(
+    runs: Shaped[np.ndarray, "k 2"], label: int | np.integer, scores: Float[np.ndarray, " k"], meta: Meta
+) -> Detections:
+    """Runs of one class in seconds, clipped to [0, meta.duration]; those that are empty then go.
+
+    Args:
+      runs: from edge to edge, in snippets.
+      label: the class.
+      scores: of the runs.
+      meta: of the video.
+    """
+    segments = snippet_to_seconds(runs - 0.5, meta).clip(0, meta.duration)
+    real = segments[:, 0] < segments[:, 1]
+    return Detections(segments[real], np.full(real.sum(), label), scores[real])
+
+
+def join(found: Iterable[Detections]) -> Detections:
+    """All detections, in the order given."""
+    nothing = Detections(np.zeros((0, 2)), np.zeros(0, int), np.zeros(0))
+    return Detections(*(np.concatenate(parts) for parts in zip(nothing, *found)))
+
+
 def nms(segments: Float[np.ndarray, "k 2"], scores: Float[np.ndarray, " k"], iou: float) -> Int[np.ndarray, " kept"]:
     """Non-maximum suppression: indices of the segments that are kept, by descending score.
 
     A segment goes if its temporal IoU with a kept one of higher score is > `iou`. Equal scores rank in input order.
     Lengths are seconds: BaS-Net and its successors add 1 to them, so they also merge short segments that are disjoint.
+
+    Args:
+      segments: in any order.
+      scores: of the segments.
+      iou: the most that two kept segments overlap by.
     """
     by_start, first, last = _by_start(segments)
     rest, kept = np.ones(len(scores), bool), []
@@ -91,48 +158,46 @@ def _by_start(
     return order, np.searchsorted(furthest_end, start, "right"), np.searchsorted(start[order], end)
 
 
-def propose(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
-    """Detections by thresholding the class activation sequence of each predicted class.
+def propose(models: Sequence[Model], fused: Model, meta: Meta) -> Detections:
+    """Detections by thresholding the fused class activation sequence of each predicted class.
 
-    Of each class in `predicted_classes` and each of `config.thresholds`, a run of snippets whose CAS is > threshold *
+    Of each class in `predicted_classes` and each of `thresholds`, a run of snippets whose CAS is > threshold *
     (largest CAS of the class in this video) is a segment, from the left edge of its first to the right edge of its last
     snippet, clipped to [0, meta.duration]. The score is the mean CAS over the snippets of the run times the video score
     of the class; the paper gives no formula. Segments that are empty after clipping go; then `nms` of each class, over
     all thresholds together, or `soft_nms` instead. A class whose CAS is nowhere positive has no detection.
 
     Args:
-      scores: of one video without padding, NumPy.
+      models: not used.
+      fused: options `reject` (see `predicted_classes`), `thresholds`, `nms` (the IoU), `soft_nms` (the sigma; 0 for
+        `nms`).
       meta: of the same video.
-      config: `reject` (see `predicted_classes`), `thresholds`, `nms` (the IoU), `soft_nms` (the sigma; 0 for `nms`).
 
     Raises:
       ValueError: the CAS does not have `meta.length` snippets.
     """
+    scores, options = fused
     if len(scores.cas) != meta.length:
         raise ValueError(
             f"video {meta.id!r}: the CAS has {len(scores.cas)} snippets, the video {meta.length}; cut off the padding"
         )
-    classes = predicted_classes(scores.video_score, config.reject).tolist()
-    found = [_of_class(scores, c, meta, config) for c in classes]
-    return Detections(*(np.concatenate(parts) for parts in zip(*found)))
+    classes = predicted_classes(scores.video_score, options.reject).tolist()
+    return join(_of_class(scores, c, meta, options) for c in classes)
 
 
-def _of_class(scores: Scores, c: int, meta: Meta, config: ConfigDict) -> Detections:
+def _of_class(scores: Scores, c: int, meta: Meta, options: ConfigDict | FrozenConfigDict) -> Detections:
     """The detections of one class, by descending score."""
     cas = np.asarray(scores.cas[:, c], np.float64)
     peak = cas.max(initial=0)
-    runs = np.concatenate([components(cas > threshold * peak) for threshold in config.thresholds])
-    segments = snippet_to_seconds(runs - 0.5, meta).clip(0, meta.duration)
-    total = np.cumsum(np.append(0, cas))
-    score = scores.video_score[c] * (total[runs[:, 1]] - total[runs[:, 0]]) / (runs[:, 1] - runs[:, 0])
-    real = segments[:, 0] < segments[:, 1]
-    segments, score = segments[real], score[real]
-    if config.soft_nms:
-        score = soft_nms(segments, score, config.soft_nms)
+    runs = runs_above(cas, [threshold * peak for threshold in options.thresholds])
+    score = scores.video_score[c] * run_sums(cas, runs) / (runs[:, 1] - runs[:, 0])
+    segments, labels, score = detections(runs, c, score, meta)
+    if options.soft_nms:
+        score = soft_nms(segments, score, options.soft_nms)
         kept = np.argsort(-score, kind="stable")
     else:
-        kept = nms(segments, score, config.nms)
-    return Detections(segments[kept], np.full(len(kept), c), score[kept])
+        kept = nms(segments, score, options.nms)
+    return Detections(segments[kept], labels[kept], score[kept])
 
 
 def inside(annotation: Annotation, meta: Meta) -> Bool[np.ndarray, " n"]:
@@ -141,19 +206,20 @@ def inside(annotation: Annotation, meta: Meta) -> Bool[np.ndarray, " n"]:
     return ((annotation.segments[:, 0] <= centres) & (centres < annotation.segments[:, 1])).any(axis=1)
 
 
-def whole_video(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
+def whole_video(scores: Scores, meta: Meta, options: ConfigDict | FrozenConfigDict) -> Detections:
     """The floor without localization: [0, duration] for each of `predicted_classes`, with its video score.
 
-    `config` is that of `propose`, of which only `reject` matters.
+    `options` are those of `propose`, of which only `reject` matters.
     """
-    classes = predicted_classes(scores.video_score, config.reject)
+    classes = predicted_classes(scores.video_score, options.reject)
     return Detections(np.tile([0.0, meta.duration], (len(classes), 1)), classes, scores.video_score[classes])
 
 
 def shuffle(scores: Scores, rng: np.random.Generator) -> Scores:
-    """The floor of scores at random times: CAS and attention of unpadded scores in one permutation of the snippets.
+    """The floor of scores at random times: all sequences of unpadded scores in one permutation of the snippets.
 
     The video score stays; extras are dropped, as we do not know which of them run along time.
     """
     order = rng.permutation(len(scores.attention))
-    return Scores(scores.video_score, scores.cas[order], scores.attention[order], {})
+    sequences = {name: getattr(scores, name) for name in SEQUENCES if getattr(scores, name) is not None}
+    return scores._replace(extras=None, **{name: x[order] for name, x in sequences.items()})

@@ -1,16 +1,22 @@
-"""Trains and evaluates: `python -m wsal_jax.main --config=configs/maan.py [--workdir=DIR]`."""
+"""Trains and evaluates: `python -m wsal_jax.main --config=maan [--workdir=DIR]`."""
+
+import sys
+from pathlib import Path
 
 import jax
 from absl import app, flags, logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
-from wsal_jax import evaluate, method, sharding, train
+from wsal_jax import checkpoint, evaluate, options, results, sharding, signals, train
+from wsal_jax import methods as registry
 from wsal_jax.data import pipeline
+from wsal_jax.data.clips import Clips
+from wsal_jax.method import Method
 from wsal_jax.types import InputError
-from wsal_jax.workdir import open_log, open_run
+from wsal_jax.workdir import lock, open_log, open_run, rise
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/<method>.py[:switches]")
+CONFIG = config_flags.DEFINE_config_file("config", help_string="<method>[:switches], or the path of a config file")
 WORKDIR = flags.DEFINE_string("workdir", None, "What the run leaves; runs/<method>-<hash of the config> by default.")
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "One of several processes. Cloud TPU and Slurm know the rest; elsewhere give the next three."
@@ -26,27 +32,41 @@ def run(config: ConfigDict, workdir: str | None = None) -> str:
     Raises:
       InputError: an option or a file that cannot work; nothing is trained then, and nothing overwritten.
     """
-    methods = {model: method.get(config.method, model) for model in config.streams}
+    methods = {model: registry.get(config.method, model) for model in config.streams}
     mesh, first = sharding.make_mesh(), jax.process_index() == 0
     if first:  # the others find it built, unless their disks are their own
         pipeline.build(config.data)
     multihost_utils.sync_global_devices("data built")
     builder = pipeline.build(config.data)
     data = {split: pipeline.load(builder, split) for split in ("train", "test")}
-    for chosen in methods.values():
-        train.check(chosen, config, data["train"], mesh)
-    evaluate.check(config, data["test"])
+    highlights = options.check(list(methods.values()), config, data, mesh)
     folder = open_run(workdir, config, builder.info.full_name)
-    multihost_utils.sync_global_devices("workdir opened")
-    scores = {}
-    for model, chosen in methods.items():
-        streams = model.split("+")
-        with open_log(folder, model) as log:
-            checkpoints = folder / "checkpoints" / model
-            params = train.fit(chosen, data["train"], streams, config, mesh, checkpoints, log)
-        scores[model] = evaluate.score(chosen, params, data["test"], streams)
-    table = evaluate.report(methods[config.streams[0]], scores, data["test"], config, folder) if first else ""
+    with lock(folder):
+        multihost_utils.sync_global_devices("workdir opened")
+        table = train_and_evaluate(methods, data, config, folder, highlights)
     return f"{table}\nwritten to {folder}"
+
+
+def train_and_evaluate(
+    methods: dict[str, Method],
+    data: dict[str, pipeline.Dataset],
+    config: ConfigDict,
+    folder: Path,
+    highlights: dict[str, Clips],
+) -> str:
+    """What `run` does once all is checked and `folder` is its own; `methods` by model."""
+    first, scores = jax.process_index() == 0, {}
+    for model, chosen in methods.items():
+        streams, checkpoints = model.split("+"), folder / "checkpoints" / model
+        with open_log(folder, model, checkpoint.latest(checkpoints) or 0) as log:
+            params = train.fit(chosen, data["train"], streams, config, sharding.make_mesh(), checkpoints, log)
+        if first and (warning := rise(folder, model)):
+            print(f"warning: {warning}", file=sys.stderr)
+        scores[model] = evaluate.score(chosen, params, data["test"], streams)
+    if not first:
+        return ""
+    measured = evaluate.report(methods[config.streams[0]], scores, data["test"], config, folder, highlights)
+    return results.format_results(measured)
 
 
 def main(argv: list[str]) -> None:
@@ -54,14 +74,19 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every step it takes, TFDS warns of every user's folder
     if argv[1:]:
         raise app.UsageError(f"not an option: {' '.join(argv[1:])}")
-    if DISTRIBUTED.value:
-        jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM and do nothing; see signals.py
     try:
-        print(run(CONFIG.value, WORKDIR.value))
+        with signals.raised():
+            if DISTRIBUTED.value:
+                jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+            print(run(CONFIG.value, WORKDIR.value))
     except InputError as error:
         raise SystemExit(f"error: {error}") from error
+    except signals.Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(stopped.status) from stopped
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=options.parse)

@@ -1,21 +1,25 @@
-"""The contract between a method and the rest of the code base.
+"""The contract between a method and the rest of the code base; it knows no method. `wsal_jax.methods` lists those.
 
 A method is a NamedTuple of pure functions, each written for ONE video; `train.fit` and `evaluate.score` add `vmap`
 over videos and seeds, `jit` and sharding. A new method is one file `wsal_jax/methods/<name>.py` with a function
 `method(config) -> Method`, and one file in `configs/`.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from wsal_jax import fuse, localize, methods
-from wsal_jax.types import Detections, InputError, Meta, Scores, Video
+from wsal_jax import localize
+from wsal_jax.types import Detections, InputError, Meta, Model, Scores, Video
+
+if TYPE_CHECKING:
+    from wsal_jax.data.pipeline import Dataset
+
+BATCH = "batch"
+"""The axis of the videos of a batch. A loss, though written for one video, reaches the others of its batch by it, as in
+`jax.lax.pmean(x, BATCH)` or `jax.lax.ppermute(x, BATCH, pairs)`."""
 
 Params = dict[str, Any]
 """Named parameter groups, such as {"attention": ..., "classifier": ...}."""
@@ -29,17 +33,33 @@ class Spec(NamedTuple):
     num_classes: int
 
 
+class Step(NamedTuple):
+    """Where training is, as a loss sees it."""
+
+    key: PRNGKeyArray
+    """Of this video at this step."""
+    epoch: Int[Array, ""]
+    """The phase cycles trained so far in this round (for warm-ups); the same for all videos of a batch."""
+
+
 class Phase(NamedTuple):
     """One of the losses that a method trains in turn."""
 
     name: str
-    loss: Callable[[Params, Video, PRNGKeyArray, Int[Array, ""]], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]]
-    """`loss(params, video, key, epoch) -> (scalar, metrics)`: for one training video; `epoch` counts the phase cycles
-    trained so far in this round (for warm-ups)."""
+    loss: Callable[[Params, Video, Step], tuple[Float[Array, ""], Any]]
+    """`loss(params, video, step) -> (scalar, metrics)`, for one training video; metrics are scalars by name. With
+    `tracks` it is `(scalar, (metrics, tracked))`, where `tracked` has the new value of each of those groups."""
     trains: tuple[str, ...]
-    """The parameter groups that this phase changes; no other group gets a gradient or an optimizer state."""
+    """The parameter groups that this phase changes by gradients; no other has a gradient or an optimizer state."""
     length: int = 1
     """Epochs of this phase before the next phase's turn."""
+    tracks: tuple[str, ...] = ()
+    """The groups whose values the loss replaces, without a gradient: running statistics, teachers. A new value is one
+    for the whole batch, made of the parameters alone or by `jax.lax.pmean(..., BATCH)`; JAX refuses any other."""
+
+
+def accept(data: "Dataset") -> None:
+    """The `check` of a method that learns from any data with video labels."""
 
 
 class Method(NamedTuple):
@@ -49,46 +69,32 @@ class Method(NamedTuple):
     phases: tuple[Phase, ...]
     score: Callable[[Params, Video], Scores]
     """Of all snippets of one video, padded; `video.labels` and `video.counts` are zeros and must not matter."""
-    propose: Callable[[Scores, Meta, ConfigDict], Detections] = localize.propose
-    """NumPy, on the host: the (fused) scores of one video without padding, its meta and `config.localize`."""
+    propose: Callable[[Sequence[Model], Model, Meta], Detections] = localize.propose
+    """`propose(models, fused, meta)`, NumPy, on the host, for one video without padding. `fused` is `models[0]` where
+    there is one model alone, else their fused scores, without extras, with the options that all models share."""
     rounds: int = 1
     revise: Callable[[Float[Array, " n"], Scores, Float[Array, " c"]], Float[Array, " n"]] | None = None
     """`revise(keep, scores, labels) -> keep` after every round but the last: which snippets of a training video the
     next round sees. The loop leaves a video as it was where this would empty it."""
-    fuse: Callable[[Sequence[Scores], Sequence[float]], Scores] = fuse.fuse
-    """NumPy, on the host: one model's scores of a video each, and their weights -> what `propose` sees of all."""
-    uses_counts: str = ""
-    """Not empty if a loss needs `video.counts`, which is more than video labels: how to do without. Results name the
-    extra supervision, and training refuses data that do not have it."""
-    max_labels: int | None = None
-    """The most classes that a training video can have, which is `config.max_classes`; None: any number."""
+    check: Callable[["Dataset"], None] = accept
+    """Raises InputError for training data that the method cannot learn from."""
+    supervision: str = "video labels"
+    """What the method is told of a training video, as results name it."""
 
 
-def names() -> list[str]:
-    """The methods there are, one module of `wsal_jax.methods` each."""
-    return sorted(module.name for module in pkgutil.iter_modules(methods.__path__))
-
-
-def get(config: ConfigDict, model: str = "") -> Method:
-    """The method called `config.name`, with its options (`config.method` of a full config).
+def options_of(config: ConfigDict, model: str, name: str) -> FrozenConfigDict:
+    """The options of one model: `config`, where `config.per_stream.<model>` replaces those of the same name.
 
     Args:
-      config: where it has `per_stream.<model>`, the options there replace those of the same name for that model.
-      model: an entry of `config.streams`. Models of the same options get the same `Method`, so that each is compiled
-        once; `fuse` and `propose` see several models at once and must not depend on which one's `Method` they are of.
+      config: `config.method` or `config.localize` of a full config.
+      model: an entry of `config.streams`, or "" for what all share.
+      name: of `config`, for messages.
 
     Raises:
-      InputError: there is no such method; the message lists those there are.
+      InputError: `per_stream.<model>` has an option that `config` has not.
     """
-    if config.name not in names():
-        raise InputError(f"config.method.name={config.name!r}: no such method; there are {', '.join(names())}")
     options = config.to_dict()
     of_model = options.pop("per_stream", {}).get(model, {})
     if unknown := sorted(set(of_model) - set(options)):
-        raise InputError(f"config.method.per_stream.{model}: the method has no option {', '.join(unknown)}")
-    return _make(FrozenConfigDict({**options, **of_model}))
-
-
-@lru_cache
-def _make(config: FrozenConfigDict) -> Method:
-    return importlib.import_module(f"wsal_jax.methods.{config.name}").method(config)
+        raise InputError(f"{name}.per_stream.{model}: {name} has no option {', '.join(unknown)}")
+    return FrozenConfigDict({**options, **of_model})

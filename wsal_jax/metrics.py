@@ -1,94 +1,20 @@
-"""Temporal IoU, average precision, and mAP of detection, classification and highlights under the rules in use.
+"""Average precision, and mAP of detection, classification and highlights under the rules of `wsal_jax.matching`.
 
-Published numbers on the same data come from evaluators that differ: `PROTOCOLS` has them by name. NumPy, on the host.
-Average precision is always a fraction, per class, and NaN for a class that does not occur in the ground truth.
+Average precision is always a fraction, per class, and NaN for a class that does not occur in the ground truth. NumPy,
+on the host.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
+from wsal_jax.matching import FORGIVEN, Matched, match, rule_of
+from wsal_jax.matching import IOUS as IOUS  # these three are of use with what is here
+from wsal_jax.matching import PROTOCOLS as PROTOCOLS
+from wsal_jax.matching import temporal_iou as temporal_iou
 from wsal_jax.types import Annotation, Detections, InputError
-
-IOUS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""Thresholds of THUMOS14. `np.linspace(0.1, 0.9, 9)[2]` is above 0.3 and would miss an overlap of exactly 3 / 10."""
-
-FALSE, FORGIVEN = -1, -2
-"""In `Matched.taken`: a false positive, and a detection that counts neither as that nor as a hit."""
-
-SNIPPETS_PER_SECOND = 25 / 16
-"""The grid of I3D features of 16 frames at 25 fps, which W-TALC and its successors evaluate on."""
-
-
-class Protocol(NamedTuple):
-    """The rule of an evaluator. In all, each IoU threshold is matched for itself, and no true segment is hit twice."""
-
-    matching: str
-    """"best": the detections of a class in rank order each take, of the true segments that are free and overlap
-    enough, the one that they overlap most (of equal overlaps the last). "first": they take the first in file order.
-    "truth": the true segments in file order each take, of the free detections of the video that overlap enough, the
-    one that overlaps most (of equal overlaps the best in rank)."""
-    strict: bool
-    """An IoU of exactly the threshold does not do."""
-    interpolated: bool
-    """AP is interpolated as in VOC 2011, or the mean over the positives of the precision as it is."""
-    ambiguous: str
-    """What becomes of detections that overlap an ambiguous segment of the video by any length: "count" as all others;
-    "drop" all of them, even where they would hit; "forgive" those that do not hit: they are no false positives."""
-    round_truth: bool
-    """True and ambiguous segments go to whole snippets: Python 3's `round(seconds * 25 / 16)`, half to even."""
-    round_detections: bool
-    """So do detections."""
-    min_snippets: int
-    """Detections of fewer snippets are dropped."""
-    undetected: str
-    """What it means that no detection is left of a class with true segments: its AP is 0 ("class"), or the mAP over all
-    classes is ("all")."""
-
-
-PROTOCOLS = {
-    "activitynet": Protocol("best", False, True, "count", False, False, 0, "class"),
-    "thumos_kit": Protocol("truth", True, False, "forgive", False, False, 0, "class"),
-    "wtalc": Protocol("first", False, False, "drop", True, True, 2, "all"),
-    "grid": Protocol("best", False, True, "drop", True, False, 0, "class"),
-}
-"""The rules by name. Which videos are in the ground truth is up to the caller: papers take 210 to 213 of THUMOS14's.
-
-`activitynet`: `eval_detection.py` of the official ActivityNet evaluator; also that of BaS-Net and its successors, on
-210 videos of THUMOS14. A second detection of a segment can still hit its neighbour, unlike in the VOC rule. Of several
-equally overlapped segments the official code takes any, by an unstable `argsort`; in 15 cases of the published STPN
-detections it matters, and mAP@0.1 is 52.12 there and 52.10 here. Officially, a detection of a class without true
-segments is a KeyError (here it does not count), and two segments without length match (here they do not).
-
-`thumos_kit`: `TH14evalDet` of the THUMOS Challenge 2014 in Matlab, as its later copies have it (the first release
-interpolated AP at 11 points).
-
-`wtalc`: `detectionMAP.py` of W-TALC (Paul et al. 2018), with 212 videos. There, detections are runs of snippets; ours,
-in seconds, are rounded to them. It scores only videos that have true segments; here, detections in the others are
-false positives, as in all protocols. Its grid of 10 / 4 snippets a second for UntrimmedNet features is left out.
-
-`grid`: CO2-Net (Hong et al. 2021) and its successors, with 212 videos: the official code on snippets. There, detections
-are runs of snippets and the overlap with ambiguous segments is counted in whole ones, which is the same for such
-detections; in the published code no detection is dropped if the file of ambiguous segments is not where it looks.
-"""
-
-
-class Matched(NamedTuple):
-    """The detections of one class over all videos, best first, without those that the protocol drops."""
-
-    videos: Int[np.ndarray, " k"]
-    """Index of the video among the ids of the truth, in its order, and then the ids that only the detections have."""
-    index: Int[np.ndarray, " k"]  # type: ignore[assignment]  # hides tuple.index
-    """Place of the detection in the `Detections` of its video."""
-    scores: Float[np.ndarray, " k"]
-    taken: Int[np.ndarray, "i k"]
-    """By IoU threshold: the true segment that it hits, as its place in the `Annotation` of the video; else `FALSE`, or
-    `FORGIVEN`."""
-    num_positive: Int[np.ndarray, " v"]
-    """How many true segments of the class each video has."""
 
 
 class DetectionMap(NamedTuple):
@@ -104,22 +30,6 @@ class DetectionMap(NamedTuple):
     """True segments."""
     detections: int
     """Of all classes, without those that the protocol drops."""
-
-
-def temporal_iou(a: Float[np.ndarray, "k 2"], b: Float[np.ndarray, "l 2"]) -> Float[np.ndarray, "k l"]:
-    """Intersection over union of the segments [start, end) of `a` with those of `b`, by their lengths in seconds.
-
-    Lengths are `end - start`; many code bases add 1, which is right for inclusive indices only. Segments that do not
-    overlap, have no length, or end before they start have IoU 0, with themselves too.
-    """
-    return _iou(np.asarray(a, np.float64)[:, None], np.asarray(b, np.float64)[None])
-
-
-def _iou(a: Float[np.ndarray, "*#k 2"], b: Float[np.ndarray, "*#k 2"]) -> Float[np.ndarray, "..."]:
-    """`temporal_iou` element by element."""
-    intersection = np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0])
-    union = (a[..., 1] - a[..., 0]) + (b[..., 1] - b[..., 0]) - intersection
-    return np.divide(intersection, union, out=np.zeros_like(union), where=intersection > 0)
 
 
 def average_precision(
@@ -148,156 +58,6 @@ def _average_precision(
     return (precision * hits).sum(axis=1) / num_positive
 
 
-def match(
-    detections: Mapping[str, Detections],
-    truth: Mapping[str, Annotation],
-    num_classes: int,
-    ious: Float[np.ndarray, " i"],
-    protocol: str = "activitynet",
-) -> list[Matched]:
-    """Which detection hits which true segment of its class and video, for each class, by a rule of `PROTOCOLS`.
-
-    Detections and truth are by video id. The detections of a class rank by score over all videos; equal scores in the
-    order of the videos in `detections`, then in input order. Detections in a video that `truth` does not have, or that
-    lacks the class, are false positives. Segments that do not overlap never match, whatever the threshold.
-
-    It takes time and memory in proportion to the pairs of a detection and a true segment of its class and video.
-
-    Raises:
-      InputError: a protocol that is not there.
-      ValueError: a label that is not in [0, num_classes); the message names the video.
-    """
-    rule = _rule(protocol)
-    _check_labels("detections", detections, num_classes)
-    _check_labels("truth", truth, num_classes)
-    videos = {video: i for i, video in enumerate([*truth, *(video for video in detections if video not in truth)])}
-    to_grid = SNIPPETS_PER_SECOND if rule.round_truth else 1.0
-
-    # Everything of all videos in one row: the detections, what is true, what is ambiguous.
-    segments = to_grid * _concatenate([d.segments for d in detections.values()], (0, 2))
-    labels = _concatenate([d.labels for d in detections.values()], 0, int)
-    scores = _concatenate([d.scores for d in detections.values()], 0)
-    sizes = [len(d.labels) for d in detections.values()]
-    video = np.repeat(np.array([videos[name] for name in detections], int), sizes)
-    index = _concatenate([np.arange(size) for size in sizes], 0, int)
-    true_segments = to_grid * _concatenate([a.segments for a in truth.values()], (0, 2))
-    true_labels = _concatenate([a.labels for a in truth.values()], 0, int)
-    true_sizes = [len(a.labels) for a in truth.values()]
-    true_video = np.repeat(np.arange(len(truth)), true_sizes)
-    true_index = _concatenate([np.arange(size) for size in true_sizes], 0, int)
-    ambiguous = to_grid * _concatenate([a.ambiguous for a in truth.values()], (0, 2))
-    ambiguous_video = np.repeat(np.arange(len(truth)), [len(a.ambiguous) for a in truth.values()])
-    if rule.round_truth:
-        true_segments, ambiguous = np.rint(true_segments), np.rint(ambiguous)
-    if rule.round_detections:
-        segments = np.rint(segments)
-
-    in_doubt = np.zeros(len(segments), bool)
-    if rule.ambiguous != "count":
-        in_doubt[_overlaps(segments, video, ambiguous, ambiguous_video, 0.0)[0]] = True
-    ranked = np.lexsort((-scores, labels))
-    if rule.min_snippets:
-        ranked = ranked[(segments[:, 1] - segments[:, 0] >= rule.min_snippets)[ranked]]
-    if rule.ambiguous == "drop":
-        ranked = ranked[~in_doubt[ranked]]
-    segments, labels, scores, video, index, in_doubt = (
-        x[ranked] for x in (segments, labels, scores, video, index, in_doubt)
-    )
-
-    groups, true_groups = labels * len(videos) + video, true_labels * len(videos) + true_video
-    k, j, overlap = _overlaps(segments, groups, true_segments, true_groups, ious.min(initial=np.inf))
-    # Pairs by who chooses, in the order in which they do, then by what they like better.
-    by_wish = np.lexsort({"best": (-j, -overlap, k), "first": (j, k), "truth": (k, -overlap, j)}[rule.matching])
-    k, j, overlap = k[by_wish], j[by_wish], overlap[by_wish]
-    taken = np.full((len(ious), len(segments)), FALSE)
-    for i, iou in enumerate(ious):
-        enough = np.flatnonzero(overlap > iou if rule.strict else overlap >= iou)
-        chooser, chosen = (j, k) if rule.matching == "truth" else (k, j)
-        pairs = enough[_choose(chooser[enough], chosen[enough])]
-        taken[i, k[pairs]] = true_index[j[pairs]]
-    if rule.ambiguous == "forgive":
-        taken[(taken == FALSE) & in_doubt] = FORGIVEN
-
-    num_positive = np.bincount(true_groups, minlength=num_classes * len(videos)).reshape(num_classes, len(videos))
-    bounds = np.searchsorted(labels, np.arange(num_classes + 1))
-    return [
-        Matched(video[a:b], index[a:b], scores[a:b], taken[:, a:b], num_positive[c])
-        for c, (a, b) in enumerate(itertools.pairwise(bounds))
-    ]
-
-
-def _rule(protocol: str) -> Protocol:
-    if protocol not in PROTOCOLS:
-        raise InputError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[protocol]
-
-
-def _check_labels(kind: str, videos: Mapping[str, Detections | Annotation], num_classes: int) -> None:
-    for name, video in videos.items():
-        if np.any((video.labels < 0) | (video.labels >= num_classes)):
-            raise ValueError(
-                f"{kind} of video {name!r}: labels {np.unique(video.labels)} are not all in [0, {num_classes}); "
-                "number the classes of detections and truth in the same way, and pass how many there are"
-            )
-
-
-def _concatenate(parts: Sequence[np.ndarray], empty: int | tuple[int, ...], dtype: type = np.float64) -> np.ndarray:
-    return np.concatenate([np.zeros(empty, dtype), *parts]).astype(dtype, copy=False)
-
-
-PAIRS_AT_ONCE = 2**20
-
-
-def _overlaps(
-    a: Float[np.ndarray, "k 2"],
-    groups_a: Int[np.ndarray, " k"],
-    b: Float[np.ndarray, "l 2"],
-    groups_b: Int[np.ndarray, " l"],
-    least: float,
-) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"], Float[np.ndarray, " p"]]:
-    """The pairs of a segment of `a` and one of `b` of its group that overlap, and by an IoU of at least `least`.
-
-    As their indices and their IoU. Not all IoU are in memory at once, as most of them are 0.
-    """
-    order = np.argsort(groups_b, kind="stable")
-    first, last = (np.searchsorted(groups_b, groups_a, side, sorter=order) for side in ("left", "right"))
-    some = np.flatnonzero(last > first)
-    count = (last - first)[some]
-    before = np.cumsum(count) - count
-    found = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0))]
-    for part in np.split(
-        np.arange(len(some)), np.searchsorted(before, np.arange(PAIRS_AT_ONCE, count.sum(), PAIRS_AT_ONCE))
-    ):
-        row = np.repeat(part, count[part])
-        i = some[row]
-        j = order[first[i] + before[part[:1]].sum() + np.arange(len(row)) - before[row]]
-        iou = _iou(a[i], b[j])
-        good = np.flatnonzero((iou > 0) & (iou >= least))
-        found.append((i[good], j[good], iou[good]))
-    return tuple(np.concatenate(parts) for parts in zip(*found))
-
-
-def _choose(chooser: Int[np.ndarray, " p"], chosen: Int[np.ndarray, " p"]) -> Int[np.ndarray, " taken"]:
-    """Each chooser in turn, by ascending number, takes the first thing on its list that is still free.
-
-    The lists are the pairs (chooser, chosen), sorted by chooser, then by preference. Returns the pairs that come about.
-
-    All choose at once and repeatedly, each the next on its list when one with a lower number wants the same. As all
-    things go to the lowest number, this ends with the same pairs (deferred acceptance, Gale and Shapley 1962).
-    """
-    at = np.flatnonzero(np.diff(chooser, prepend=-1))
-    end = np.append(at[1:], len(chooser))[: len(at)]
-    holder = np.zeros(chosen.max(initial=-1) + 1, int)
-    while True:
-        wanted, rank = chosen[at], np.arange(len(at))
-        holder[wanted[::-1]] = rank[::-1]  # of several the last, so the lowest, stays
-        wins = holder[wanted] == rank
-        if wins.all():
-            return at
-        at = at + ~wins
-        at, end = at[at < end], end[at < end]
-
-
 def detection_map(
     detections: Mapping[str, Detections],
     truth: Mapping[str, Annotation],
@@ -310,7 +70,7 @@ def detection_map(
     A class with true segments and no detection has AP 0; under `wtalc` the mAP is 0 then. A class without true
     segments has NaN, and its detections do not count. Arguments and errors are those of `match`.
     """
-    rule = _rule(protocol)
+    rule = rule_of(protocol)
     matched = match(detections, truth, num_classes, ious, protocol)
     ap = np.full((len(ious), num_classes), np.nan)
     num_positive = np.array([m.num_positive.sum() for m in matched], int)
@@ -361,7 +121,7 @@ def bootstrap(
     Raises:
       InputError: an unknown protocol, or no true segments.
     """
-    rule = _rule(protocol)
+    rule = rule_of(protocol)
     matched = [m for m in matched if m.num_positive.any()]
     if not matched:
         raise InputError("no true segments, so there is no mAP to resample")
@@ -429,18 +189,6 @@ def classification_ap(
     )
 
 
-def hit_at_k(video_scores: Float[np.ndarray, "v c"], labels: Num[np.ndarray, "v c"], k: int) -> float:
-    """The fraction of the videos with a label of which at least one label is among the k classes of the best scores.
-
-    As in `eval_classification.py` of the official ActivityNet evaluator, where k is 3. Of equal scores the first class
-    is the better one (officially, any). NaN if no video has a label.
-    """
-    best = np.argsort(-video_scores, axis=1, kind="stable")[:, :k]
-    hits = np.take_along_axis(labels > 0, best, axis=1).any(axis=1)
-    labelled = (labels > 0).any(axis=1)
-    return float(hits[labelled].mean()) if labelled.any() else np.nan
-
-
 def attention_statistics(
     videos: Sequence[tuple[Bool[np.ndarray, " _"], Bool[np.ndarray, " _"], Bool[np.ndarray, " _"] | None]],
 ) -> dict[str, float]:
@@ -494,8 +242,8 @@ def highlight_map(
     Videos without a highlight are left out, and so is a domain that has no others. NaN if none is left.
     """
     by_domain: dict[str, list[float]] = {}
-    for domain, scores, match in videos:
-        if (match > 0).any():
-            by_domain.setdefault(domain, []).append(clip_ap(scores, match))
+    for domain, scores, highlight in videos:
+        if (highlight > 0).any():
+            by_domain.setdefault(domain, []).append(clip_ap(scores, highlight))
     means = {domain: float(np.mean(values)) for domain, values in by_domain.items()}
     return means, float(np.mean(list(means.values()))) if means else np.nan

@@ -35,8 +35,8 @@ def draw(
     - true: a bar for each true segment, which also tints the rows below;
     - each entry of `scores`: its class activation sequence (no padding) as steps that meet midway between snippets, on
       a scale of its own, which includes 0; the number is the maximum;
-    - attention: where entries have `extras["class_attention"]` [n c] (padded or not), as STAR has, what each attends to
-      for this class, on a scale from 0 to 1;
+    - attention: where entries have a `class_attention`, as STAR has, what each attends to for this class, on a scale
+      from 0 to 1;
     - detected: a bar for each detection, the darker and higher the higher its score is, compared to the video's best.
 
     Shown are the classes that are true, then those that are detected, the best first, but no more than `MAX_CLASSES`;
@@ -44,9 +44,7 @@ def draw(
     """
     classes = choose_classes(annotation, scores, detections)
     shown = classes[:MAX_CLASSES]
-    attend = {
-        name: score.extras["class_attention"] for name, score in scores.items() if "class_attention" in score.extras
-    }
+    attend = {name: score.class_attention for name, score in scores.items() if score.class_attention is not None}
     heights = [HEADER, TRUE, *[MODEL] * len(scores), *[ATTENTION] * bool(attend), DETECTED] * len(shown)
     height = TOP + sum(heights) + BOTTOM
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
@@ -61,28 +59,19 @@ def draw(
         detected = np.flatnonzero(detections.labels == label)
         detected = detected[np.argsort(-detections.scores[detected])]  # low bars in front of high ones
 
-        header.set_axis_off()
-        header.text(0, 0.2, class_names[label], transform=header.transAxes, weight="bold", parse_math=False)
         video_scores = ", ".join(f"{name} {score.video_score[label]:.2f}" for name, score in scores.items())
         text = f"{len(true)} true, {len(detected)} detected; video score: {video_scores}"
-        header.text(1, 0.2, text, transform=header.transAxes, ha="right", size=9, color="0.35")
-
+        _head(header, class_names[label], text)
         dress(true_row, "true")
         bars(true_row, true, 1, color=COLOR_TRUE)
         for axes, (name, score) in zip(curves, scores.items()):
             dress(axes, name)
-            cas = score.cas[:, label]
-            low, high = cas.min(initial=0), cas.max(initial=0)
-            steps = np.append(cas, cas[-1])
-            axes.fill_between(edges, steps, step="post", color=colors[name], alpha=0.3, linewidth=0)
-            axes.plot(edges, steps, drawstyle="steps-post", color=colors[name], linewidth=0.8)
-            axes.set_ylim(low, high + 0.2 * (high - low) + 1e-9)
-            axes.set_yticks([cas.max()], [f"{cas.max():.2g}"], size=7, color="0.35")
+            _curve(axes, edges, score.cas[:, label], colors[name])
         if attend:
             dress(curves[-1], "attention")
             curves[-1].set_yticks([1], ["1"], size=7, color="0.35")
         for name, attention in attend.items():
-            steps = attention[: meta.length, label]
+            steps = attention[:, label]
             steps = np.append(steps, steps[-1])
             curves[-1].plot(edges, steps, drawstyle="steps-post", color=colors[name], linewidth=0.8)
             curves[-1].set_ylim(0, 1.1)
@@ -98,16 +87,34 @@ def draw(
     rows[-1].tick_params(axis="x", bottom=True)
     rows[-1].set_xlabel("seconds")
     few = f"   {len(shown)} of {len(classes)} classes" if len(shown) < len(classes) else ""
-    figure.text(LEFT / WIDTH, 1 - 0.28 / height, meta.id + few, size=13, weight="bold", va="center", parse_math=False)
-    of_best = f", best score {best:.2f}" if len(detections.scores) else ""
+    _legend(figure, height, meta.id + few, colors, f", best score {best:.2f}" if len(detections.scores) else "")
+    figure.savefig(path)
+
+
+def _head(axes: Axes, name: str, text: str) -> None:
+    axes.set_axis_off()
+    axes.text(0, 0.2, name, transform=axes.transAxes, weight="bold", parse_math=False)
+    axes.text(1, 0.2, text, transform=axes.transAxes, ha="right", size=9, color="0.35")
+
+
+def _curve(axes: Axes, edges: Float[np.ndarray, " edges"], cas: Float[np.ndarray, " n"], color: str) -> None:
+    low, high = cas.min(initial=0), cas.max(initial=0)
+    steps = np.append(cas, cas[-1])
+    axes.fill_between(edges, steps, step="post", color=color, alpha=0.3, linewidth=0)
+    axes.plot(edges, steps, drawstyle="steps-post", color=color, linewidth=0.8)
+    axes.set_ylim(low, high + 0.2 * (high - low) + 1e-9)
+    axes.set_yticks([cas.max()], [f"{cas.max():.2g}"], size=7, color="0.35")
+
+
+def _legend(figure: Figure, height: float, title: str, colors: dict[str, str], of_best: str) -> None:
+    figure.text(LEFT / WIDTH, 1 - 0.28 / height, title, size=13, weight="bold", va="center", parse_math=False)
     handles = [
         Patch(color=COLOR_TRUE, label="true segment"),
-        *[Patch(color=colors[name], label=f"CAS, {name}") for name in scores],
+        *[Patch(color=color, label=f"CAS, {name}") for name, color in colors.items()],
         Patch(color=COLOR_DETECTED, label=f"detection{of_best}"),
     ]
     place = dict(loc="center left", bbox_to_anchor=(LEFT / WIDTH, 1 - 0.58 / height), borderpad=0, borderaxespad=0)
     figure.legend(handles=handles, ncols=len(handles), frameon=False, fontsize=9, handlelength=1.2, **place)  # type: ignore[call-overload]
-    figure.savefig(path)
 
 
 def choose_classes(annotation: Annotation, scores: dict[str, Scores], detections: Detections) -> list[int]:

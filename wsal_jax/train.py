@@ -18,9 +18,10 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 from ml_collections import ConfigDict, FrozenConfigDict
 from tqdm import tqdm
 
-from wsal_jax import checkpoint, sharding
+from wsal_jax import checkpoint, sharding, signals
 from wsal_jax.data import pipeline
-from wsal_jax.method import Method, Params, Phase, Spec
+from wsal_jax.keys import named
+from wsal_jax.method import BATCH, Method, Params, Phase, Spec, Step
 from wsal_jax.types import InputError, Video
 
 Log = Callable[[int, dict[str, Float[np.ndarray, " s"]]], None]
@@ -49,37 +50,46 @@ class Bank(NamedTuple):
     """None where they are streamed."""
 
 
+def from_optax(options: dict[str, Any]) -> Any:
+    """`optax.<name>(**others)`."""
+    return getattr(optax, options["name"])(**{name: x for name, x in options.items() if name != "name"})
+
+
 def make_optimizer(config: ConfigDict | FrozenConfigDict) -> optax.GradientTransformation:
-    """`optax.<name>(**others)` of `config.optimizer`; a learning rate that has a name itself is a schedule of optax."""
-
-    def make(options):
-        return getattr(optax, options["name"])(**{name: x for name, x in options.items() if name != "name"})
-
+    """That of `config.optimizer`; a learning rate that has a name itself is a schedule of optax."""
     options = config.to_dict()
     if isinstance(options.get("learning_rate"), dict):
-        options["learning_rate"] = make(options["learning_rate"])
-    return make(options)
+        options["learning_rate"] = from_optax(options["learning_rate"])
+    return from_optax(options)
 
 
-def make_keys(config: ConfigDict) -> Key[Array, " s"]:
-    """One key for each seed; a seed's run does not depend on which others are trained beside it."""
-    return jax.vmap(jax.random.key)(jnp.arange(config.seed, config.seed + config.seeds))
+def make_keys(config: ConfigDict, model: str = "") -> Key[Array, " s"]:
+    """One key for each seed of a model; a seed's run does not depend on which others are trained beside it."""
+    seeds = jnp.arange(config.seed, config.seed + config.seeds)
+    return jax.vmap(lambda seed: named(jax.random.key(seed), model))(seeds)
 
 
-def init(method: Method, spec: Spec, config: ConfigDict, num_snippets: int) -> State:
+def init(method: Method, spec: Spec, config: ConfigDict, num_snippets: int, model: str = "") -> State:
     """The state before step 0; `num_snippets` are those of all training videos."""
 
     def one(key):
-        params = method.init(jax.random.fold_in(key, 3), spec)
+        params = method.init(named(key, "init"), spec)
         return State(params, init_optimizers(method, params, config), jnp.ones(num_snippets, bool))
 
-    return jax.jit(jax.vmap(one))(make_keys(config))
+    return jax.jit(jax.vmap(one))(make_keys(config, model))
 
 
 def init_optimizers(method: Method, params: Params, config: ConfigDict) -> tuple[Any, ...]:
     """The optimizer state of each phase at the start of a round, for one seed."""
     optimizer = make_optimizer(config.optimizer)
     return tuple(optimizer.init({group: params[group] for group in phase.trains}) for phase in method.phases)
+
+
+def turn(method: Method, config: ConfigDict | FrozenConfigDict, steps_per_epoch: int, step: Any) -> tuple[Any, Any]:
+    """The index of the phase that a step trains, and how many cycles of phases its round has finished before."""
+    turns = jnp.asarray(np.repeat(np.arange(len(method.phases)), [phase.length for phase in method.phases]))
+    epoch = (step % config.steps) // steps_per_epoch
+    return turns[epoch % len(turns)], epoch // len(turns)
 
 
 def update(
@@ -90,31 +100,39 @@ def update(
     videos: Video,
     key: PRNGKeyArray,
     epoch: Int[Array, ""],
-) -> tuple[Params, Any, dict[str, Float[Array, ""]]]:
-    """One step of one phase and one seed on a batch of videos; groups outside `phase.trains` are returned as given."""
+) -> tuple[Params, Any, dict[str, Float[Array, ""]], Float[Array, ""]]:
+    """One step of one phase and one seed on a batch of videos; groups it neither trains nor tracks are as given.
+
+    The last result is the loss before the step, NaN if it or a gradient is not finite.
+    """
 
     def batch_loss(trained):
         keys = jax.random.split(key, videos.labels.shape[0])
-        losses, metrics = jax.vmap(phase.loss, (None, 0, 0, None))({**params, **trained}, videos, keys, epoch)
-        return losses.mean(), jax.tree.map(jnp.mean, metrics)
+        out_axes = (0, (0, None) if phase.tracks else 0)
+        loss = jax.vmap(phase.loss, (None, 0, Step(0, None)), out_axes, axis_name=BATCH)
+        losses, aux = loss({**params, **trained}, videos, Step(keys, epoch))
+        metrics, tracked = aux if phase.tracks else (aux, {})
+        return losses.mean(), (jax.tree.map(jnp.mean, metrics), {group: tracked[group] for group in phase.tracks})
 
     trained = {group: params[group] for group in phase.trains}
-    gradients, metrics = jax.grad(batch_loss, has_aux=True)(trained)
+    (loss, (metrics, tracked)), gradients = jax.value_and_grad(batch_loss, has_aux=True)(trained)
+    finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves((loss, gradients))]).all()
     updates, opt_state = optimizer.update(gradients, opt_state, trained)
-    return {**params, **optax.apply_updates(trained, updates)}, opt_state, metrics
+    params = {**params, **optax.apply_updates(trained, updates), **tracked}
+    return params, opt_state, metrics, jnp.where(finite, loss, jnp.nan)
 
 
 @lru_cache
 def make_run(method: Method, config: FrozenConfigDict, steps_per_epoch: int, mesh: Mesh):
-    """`run(state, keys, bank, steps, features) -> (state, sums, counts)`: many steps in one dispatch.
+    """`run(state, keys, bank, steps, features) -> (state, sums, counts, losses)`: many steps in one dispatch.
 
     Compiled once for all models of the same shape, whatever their stream, seed or round.
 
     `steps` [k] are consecutive step numbers of one round; `features` [k s b t d] are theirs where `bank` has none. The
     metrics of phase p are called "p/name"; sums are over the steps of that phase, counts say how many there were.
+    `losses` [k s] are those of each step, NaN where the loss or a gradient is not finite.
     """
     optimizer = make_optimizer(config.optimizer)
-    turns = np.repeat(np.arange(len(method.phases)), [phase.length for phase in method.phases])
     draw = partial(pipeline.plan, batch_size=config.batch_size, num_snippets=config.num_snippets)
 
     def fetch(bank, keep, key, step, features):
@@ -129,36 +147,35 @@ def make_run(method: Method, config: FrozenConfigDict, steps_per_epoch: int, mes
     def step_phase(index, state, videos, keys, epoch):
         phase = method.phases[index]
         one = partial(update, phase, optimizer)
-        params, opt_state, metrics = jax.vmap(one, (0, 0, 0, 0, None))(
+        params, opt_state, metrics, loss = jax.vmap(one, (0, 0, 0, 0, None))(
             state.params, state.optimizers[index], videos, keys, epoch
         )
         optimizers = (*state.optimizers[:index], opt_state, *state.optimizers[index + 1 :])
-        return State(params, optimizers, state.keep), {f"{phase.name}/{name}": x for name, x in metrics.items()}
+        return State(params, optimizers, state.keep), {f"{phase.name}/{name}": x for name, x in metrics.items()}, loss
 
     def one_step(bank, keys, state, x):
         step, features = x
         videos = jax.vmap(fetch, (None, 0, 0, None, 0))(bank, state.keep, keys, step, features)
         videos = jax.lax.with_sharding_constraint(videos, sharding.split(mesh, axis=1))
-        epoch = (step % config.steps) // steps_per_epoch
-        turn = jnp.asarray(turns)[epoch % len(turns)]
-        step_keys = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 2), step))(keys)
+        index, cycle = turn(method, config, steps_per_epoch, step)
+        step_keys = jax.vmap(lambda key: named(key, "loss", step))(keys)
         branches = [partial(step_phase, i) for i in range(len(method.phases))]
-        operands = (state, videos, step_keys, epoch // len(turns))
+        operands = (state, videos, step_keys, cycle)
         shapes = [jax.eval_shape(branch, *operands)[1] for branch in branches]
         empty = {name: jnp.zeros(s.shape, s.dtype) for shape in shapes for name, s in shape.items()}
 
         def full(branch, *operands):
             """A branch that has every phase's metrics, those of the others 0, as lax.switch wants it."""
-            state, metrics = branch(*operands)
-            return state, {**empty, **metrics}, {name: jnp.float32(name in metrics) for name in empty}
+            state, metrics, loss = branch(*operands)
+            return state, {**empty, **metrics}, {name: jnp.float32(name in metrics) for name in empty}, loss
 
-        state, metrics, counts = jax.lax.switch(turn, [partial(full, branch) for branch in branches], *operands)
-        return state, (metrics, counts)
+        state, *outputs = jax.lax.switch(index, [partial(full, branch) for branch in branches], *operands)
+        return state, outputs
 
     @partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated(mesh))
     def run(state, keys, bank, steps, features):
-        state, metrics = jax.lax.scan(partial(one_step, bank, keys), state, (steps, features))
-        return state, *jax.tree.map(lambda x: x.sum(0), metrics)
+        state, (metrics, counts, losses) = jax.lax.scan(partial(one_step, bank, keys), state, (steps, features))
+        return state, *jax.tree.map(lambda x: x.sum(0), (metrics, counts)), losses
 
     return run
 
@@ -207,6 +224,90 @@ def chunks(first: int, last: int, size: int, borders: Sequence[int]) -> Iterator
         first = stop
 
 
+def begin(
+    method: Method, spec: Spec, config: ConfigDict, num_snippets: int, model: str, mesh: Mesh, directory: Path
+) -> tuple[int, State]:
+    """The step to go on from and the state there: of the newest checkpoint, or of step 0."""
+    start = checkpoint.latest(directory) or 0
+    if not start:
+        return 0, sharding.replicate(mesh, init(method, spec, config, num_snippets, model))
+    shapes = jax.eval_shape(partial(init, method, spec, config, num_snippets, model))
+    like = jax.tree.map(lambda x: x.update(sharding=sharding.replicated(mesh)), shapes)
+    if start == method.rounds * config.steps:  # imported weights have no more than the parameters
+        return start, checkpoint.restore(directory, State(like.params, (), ()), part=True)
+    return start, checkpoint.restore(directory, like)
+
+
+def feed(
+    data: pipeline.Dataset, streams: Sequence[str], keys: Key[Array, " s"], steps: range, config: ConfigDict, mesh: Mesh
+) -> tuple[Bank, Callable[[int], Float[Array, "k s b t d"] | None]]:
+    """The bank, and a function that gives the features of so many next steps; None where the bank has them."""
+    on_device = config.data.placement == "device" or (
+        config.data.placement == "auto" and data.num_bytes <= config.data.device_gb * 2**30
+    )
+    features = pipeline.flat(data, streams) if on_device else None
+    bank = sharding.replicate(mesh, Bank(data.starts, data.lengths, data.labels, data.counts, features))
+    if on_device:
+        return bank, lambda count: None
+    share = config.batch_size // jax.process_count()
+    slots = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+    batches = pipeline.stream(data, streams, keys, steps, config.batch_size, config.num_snippets, slots)
+    place = partial(jax.make_array_from_process_local_data, sharding.split(mesh, axis=2))
+    return bank, lambda count: place(np.stack(list(islice(batches, count))))
+
+
+def next_round(
+    method: Method, state: State, config: ConfigDict, data: pipeline.Dataset, streams: Sequence[str], mesh: Mesh
+) -> State:
+    """The state that a round begins with: fresh optimizers, and what `method.revise` keeps of the videos."""
+    params, keep = jax.tree.map(np.asarray, (state.params, state.keep))
+    optimizers = jax.vmap(lambda params: init_optimizers(method, params, config))(params)
+    keep = revise(method, params, keep, data, streams)
+    return state._replace(**sharding.replicate(mesh, dict(optimizers=optimizers, keep=keep)))
+
+
+def refuse_divergence(
+    losses: Float[np.ndarray, "k s"], steps: range, phases: Sequence[str], config: ConfigDict, model: str, kept: Path
+) -> None:
+    """Raises InputError at the first loss that is not finite of what `make_run` gives.
+
+    Args:
+      losses: of each step and seed.
+      steps: their numbers, from 0.
+      phases: the phase of each step.
+      config: its learning rate and seed are told.
+      model: the model's name.
+      kept: the folder of its checkpoints.
+    """
+    if np.isfinite(losses).all():
+        return
+    at, seed = np.argwhere(~np.isfinite(losses))[0]
+    rate = config.optimizer.get("learning_rate")
+    likely = f"config.optimizer.learning_rate={rate} may be too high, or some features far too large"
+    if steps[at] == 0:  # nothing was learnt before it
+        likely = "the features may be damaged or far too large, or a weight in config.method"
+    step = checkpoint.latest(kept)
+    raise InputError(
+        f"training diverged: in step {steps[at] + 1} of {model}, phase {phases[at]}, seed {config.seed + seed}, the "
+        f"loss or a gradient is not finite; {likely}. "
+        + (f"The checkpoint of step {step} is kept in {kept}" if step else "There is no checkpoint yet")
+    )
+
+
+def refuse_damage(params: Params, where: str) -> None:
+    """Raises InputError for parameters that are not finite, so that none are saved or scored."""
+    bad = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, x in jax.tree.leaves_with_path(params)
+        if not np.isfinite(np.asarray(x)).all()
+    ]
+    if bad:
+        raise InputError(
+            f"the parameters {bad[0]} of {where} are not finite: training diverged; "
+            "give a lower config.optimizer.learning_rate and another --workdir"
+        )
+
+
 def fit(
     method: Method,
     data: pipeline.Dataset,
@@ -222,105 +323,51 @@ def fit(
     rate starts again.
 
     Checkpoints go to `directory`; where it holds some, training continues after the newest. The returned parameters are
-    those of the last step, with a leading axis of seeds.
+    those of the last step, with a leading axis of seeds. `options.check` says beforehand what cannot work.
 
     Raises:
-      InputError: options that do not fit the data or the devices, or a damaged checkpoint.
+      InputError: a damaged checkpoint; or training diverged. What was saved before is kept.
+      signals.Stopped: after SIGTERM or SIGINT to this process or another one; all have saved the same step.
     """
-    check(method, config, data, mesh)
+    model = "+".join(streams)
     spec = Spec(tuple(data.dims[name] for name in streams), len(data.class_names))
     total = method.rounds * config.steps
     steps_per_epoch = len(data.lengths) // config.batch_size
-    num_snippets = int(data.lengths.sum())
+    start, state = begin(method, spec, config, int(data.lengths.sum()), model, mesh, directory)
+    refuse_damage(state.params, f"step {start} in {directory}")
+    if start == total:
+        return state.params
 
-    start = checkpoint.latest(directory) or 0
-    shapes = jax.eval_shape(partial(init, method, spec, config, num_snippets))
-    like = jax.tree.map(lambda x: x.update(sharding=sharding.replicated(mesh)), shapes)
-    if start == total:  # imported weights have no more than the parameters
-        return checkpoint.restore(directory, State(like.params, (), ()), part=True).params
-    if start:
-        state = checkpoint.restore(directory, like)
-    else:
-        state = sharding.replicate(mesh, init(method, spec, config, num_snippets))
-
-    on_device = config.data.placement == "device" or (
-        config.data.placement == "auto" and data.num_bytes <= config.data.device_gb * 2**30
-    )
-    bank = sharding.replicate(
-        mesh,
-        Bank(
-            data.starts,
-            data.lengths,
-            data.labels,
-            data.counts,
-            pipeline.flat(data, streams) if on_device else None,
-        ),
-    )
-    keys = make_keys(config)
-    run = make_run(method, FrozenConfigDict(config), steps_per_epoch, mesh)
-    if not on_device:
-        share = config.batch_size // jax.process_count()
-        slots = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-        batches = pipeline.stream(
-            data, streams, keys, range(start, total), config.batch_size, config.num_snippets, slots
-        )
-        place = partial(jax.make_array_from_process_local_data, sharding.split(mesh, axis=2))
+    keys = make_keys(config, model)
+    bank, take = feed(data, streams, keys, range(start, total), config, mesh)
     keys = jax.random.wrap_key_data(sharding.replicate(mesh, jax.random.key_data(keys)))
+    run = make_run(method, FrozenConfigDict(config), steps_per_epoch, mesh)
+    phase_of = np.asarray(turn(method, config, steps_per_epoch, np.arange(total))[0])
+    names = [method.phases[index].name for index in phase_of]
+    first = {names[step]: int(step) for step in np.unique(phase_of, return_index=True)[1]}
 
     ends = [(r + 1) * config.steps for r in range(method.rounds)]
     saves = range(config.checkpoint_every, total + config.checkpoint_every, config.checkpoint_every)
     quiet = jax.process_index() > 0
-    with tqdm(total=total, initial=start, desc=f"train {'+'.join(streams)}", unit="step", disable=quiet) as bar:
+    with (
+        signals.noted() as stop,
+        tqdm(total=total, initial=start, desc=f"train {model}", unit="step", disable=quiet) as bar,
+    ):
         for steps in chunks(start, total, config.log_every, sorted({*ends, *saves})):
-            features = None if on_device else place(np.stack(list(islice(batches, len(steps)))))
-            state, sums, counts = run(state, keys, bank, np.arange(steps.start, steps.stop), features)
+            state, sums, counts, losses = run(state, keys, bank, np.arange(steps.start, steps.stop), take(len(steps)))
+            losses = np.asarray(losses)
+            refuse_divergence(losses, steps, names[steps.start : steps.stop], config, model, directory)
             metrics = {name: np.asarray(sums[name] / counts[name]) for name in sums if counts[name]}
-            log(steps.stop, metrics)
+            begun = {f"{name}/first_loss": losses[step - steps.start] for name, step in first.items() if step in steps}
+            log(steps.stop, metrics | begun)
             bar.update(len(steps))
             bar.set_postfix({name: f"{x.mean():.3f}" for name, x in metrics.items() if name.endswith("/loss")})
             if steps.stop in ends[:-1] and method.revise:
-                params, keep = jax.tree.map(np.asarray, (state.params, state.keep))
-                optimizers = jax.vmap(lambda params: init_optimizers(method, params, config))(params)
-                keep = revise(method, params, keep, data, streams)
-                state = state._replace(**sharding.replicate(mesh, dict(optimizers=optimizers, keep=keep)))
-            if steps.stop in saves or steps.stop == total:
+                state = next_round(method, state, config, data, streams, mesh)
+            signal = stop()
+            if signal or steps.stop in saves or steps.stop == total:
+                refuse_damage(state.params, f"step {steps.stop} of {model}")
                 checkpoint.save(directory, steps.stop, state)
+            if signal:
+                raise signals.Stopped(signal, f" after step {steps.stop} of {total} of {model}, which is saved")
     return state.params
-
-
-def check(method: Method, config: ConfigDict, data: pipeline.Dataset, mesh: Mesh) -> None:
-    """Raises InputError for options that cannot work, before anything is trained."""
-    for name in ("seeds", "steps", "batch_size", "num_snippets", "log_every", "checkpoint_every"):
-        if config[name] < 1:
-            raise InputError(f"config.{name}={config[name]}: give at least 1")
-    for stream in "+".join(config.streams).split("+"):
-        if stream not in data.dims:
-            there = ", ".join(data.dims)
-            raise InputError(f"config.streams={config.streams}: no {stream!r} in the data; there are {there}")
-    models = len(config.streams)
-    if models > 1 and (len(config.fusion) != models or min(config.fusion) < 0 or not sum(config.fusion)):
-        raise InputError(f"config.fusion={config.fusion}: give a weight for each of config.streams={config.streams}")
-    if not config.localize.thresholds or not all(0 <= t < 1 for t in config.localize.thresholds):
-        raise InputError(f"config.localize.thresholds={config.localize.thresholds}: give some in [0, 1)")
-    if config.batch_size > len(data.lengths):
-        raise InputError(f"config.batch_size={config.batch_size}: there are only {len(data.lengths)} training videos")
-    if config.batch_size % mesh.size:
-        raise InputError(f"config.batch_size={config.batch_size}: give a multiple of the {mesh.size} devices")
-    if config.data.placement not in ("auto", "device", "stream"):
-        raise InputError(f"config.data.placement={config.data.placement!r}: give auto, device or stream")
-    try:
-        make_optimizer(config.optimizer)
-    except (AttributeError, TypeError) as error:
-        raise InputError(f"config.optimizer={config.optimizer.to_dict()}: {error}") from error
-    unknown = [meta.id for meta, counts in zip(data.metas, data.counts) if counts.min() < 0]
-    if method.uses_counts and unknown:
-        raise InputError(
-            f"{config.method.name} learns from how often each class occurs in a training video, which is not known of "
-            f"{len(unknown)} of {len(data.metas)} (the first is {unknown[0]}): annotate them, or {method.uses_counts}"
-        )
-    most = data.labels.sum(axis=1)
-    if method.max_labels is not None and most.max() > method.max_labels:
-        raise InputError(
-            f"config.method.max_classes={method.max_labels}: the training video {data.metas[most.argmax()].id} has "
-            f"{int(most.max())} classes; give at least as many"
-        )

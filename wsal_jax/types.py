@@ -4,6 +4,7 @@ Names: n snippets, d feature dimensions, c classes, k segments or detections of 
 snippets and 0 at padding (or at snippets that a round has removed). Times are seconds.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,15 @@ from jaxtyping import Float, Int
 
 class InputError(ValueError):
     """A file or an option of the user's that cannot work; the message says which, what is wrong and what to do."""
+
+
+def some(items: Iterable[str], limit: int = 3, between: str = ", ", last: str = " ") -> str:
+    """For messages: the first items, and how many more there are, like "a, b, c and 2 more".
+
+    `between` joins the items, `last` comes before "and 2 more".
+    """
+    items = list(items)
+    return between.join(items[:limit]) + (f"{last}and {len(items) - limit} more" if len(items) > limit else "")
 
 
 class Video(NamedTuple):
@@ -36,9 +46,24 @@ class Scores(NamedTuple):
     """Class activation sequence."""
     attention: Float[Any, " n"]
     """Class-agnostic attention."""
-    extras: dict[str, Any]
-    """Further arrays that a method's own `propose` or `revise` wants. One has a meaning for all: "evidence" [n c], the
-    probability of each class at each snippet whatever the attention; evaluation compares the attention with it."""
+    extras: Any = None
+    """What else the method's own `propose` or `revise` wants: a NamedTuple of arrays, with the padding."""
+    evidence: Float[Any, "n c"] | None = None
+    """Probability of each class at each snippet whatever the attention, of methods that have one."""
+    class_attention: Float[Any, "n c"] | None = None
+    """What is attended to for each class, of methods that have one."""
+
+
+SEQUENCES = ("cas", "attention", "evidence", "class_attention")
+"""The fields of `Scores` that run along the snippets."""
+
+
+class Model(NamedTuple):
+    """What a model says of one video, without padding, and how segments are looked for in it; stays on the host."""
+
+    scores: Scores
+    options: Any
+    """`config.localize`, with the model's own options."""
 
 
 class Meta(NamedTuple):

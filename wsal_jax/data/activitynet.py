@@ -9,9 +9,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from wsal_jax.data.annotations import is_train
 from wsal_jax.data.benchmark import BenchmarkBuilder
 from wsal_jax.data.layouts import Benchmark
+from wsal_jax.formats.annotations import is_train
 from wsal_jax.types import InputError
 
 NUM_CLASSES = {"1.2": 100, "1.3": 200}
@@ -28,7 +28,7 @@ class Activitynet(BenchmarkBuilder):
     The options are those of `wsal_jax.data.benchmark`.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in NUM_CLASSES]  # noqa: RUF012
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Features and annotations, in one of the layouts of wsal_jax.data.layouts."
 

@@ -2,16 +2,19 @@
 
 Published data are not clean, and their users do not agree on what to leave out. Nothing is corrected silently:
 - `bad_videos`: a video that is there twice, has annotations and no features or features and no annotations, or features
-  that cannot be used, is refused ("refuse": all of them are listed, nothing is built) or dropped ("drop").
+  that cannot be used or end after it, is refused ("refuse": all of them are listed, nothing is built) or dropped
+  ("drop"). "keep" keeps those whose features end after them, as they are, and refuses the rest.
+- `durations`: a video lasts as long as its annotation says ("annotated") or as its features ("features"). The `gt.json`
+  of FTCL and ACM-Net takes every video for 30 frames per second, so that 13 of its 412 durations are 17 to 20 % short.
 - `bad_segments`: a segment that does not end after it starts, starts before 0, or ends more than a snippet after the
   video, is kept as it was published ("keep"), dropped ("drop") or refused ("refuse").
 What is kept or dropped is listed too, on stderr.
 """
 
 import os
-import re
 import sys
-from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,14 +24,19 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from wsal_jax.data import layouts
-from wsal_jax.data.annotations import odd_segments
-from wsal_jax.data.builder import SPLITS, STREAMS, Entry, Folder, FolderBuilder, fingerprint, state_of
-from wsal_jax.data.checks import FolderError, Problems, check_features, check_id
-from wsal_jax.data.layouts import Benchmark, Sampling, Source
+from wsal_jax.data.builder import SPLITS, STREAMS, TEXTS, Entry, Folder, FolderBuilder, common_streams, streams_of
+from wsal_jax.data.layouts import Benchmark, Listing, Sampling, Source
+from wsal_jax.data.store import Stream
+from wsal_jax.formats.annotations import odd_segments
+from wsal_jax.formats.checks import FolderError, Problems, check_features, check_id, check_lengths, load_checked
 from wsal_jax.times import resampled, snippet_to_seconds
 from wsal_jax.types import InputError, Meta
 
-TEXTS = (".json", ".txt")
+CHOICES = {
+    "bad_videos": ("refuse", "drop", "keep"),
+    "bad_segments": ("keep", "drop", "refuse"),
+    "durations": ("annotated", "features"),
+}
 ARRAYS = (".npy", ".npz", ".pt", ".pth", ".pkl", ".csv", ".mat")
 
 
@@ -39,6 +47,7 @@ class Options(NamedTuple):
     """One of `layouts.NAMES`, or what is found."""
     bad_videos: str = "refuse"
     bad_segments: str = "keep"
+    durations: str = "annotated"
     exclude: tuple[str, ...] = ()
     """Ids that are left out before anything is checked."""
     fps: float | None = None
@@ -50,9 +59,11 @@ class Options(NamedTuple):
 
     def check(self) -> None:
         """Raises an InputError for a choice that is not there."""
-        for name, choices in (("bad_videos", ("refuse", "drop")), ("bad_segments", ("keep", "drop", "refuse"))):
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InputError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        if self.resized and self.durations == "features":
+            raise InputError("resized, durations='features': features that divide the duration do not tell it")
         for name in ("fps", "stride"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"{name}={getattr(self, name)}: must be positive")
@@ -63,6 +74,8 @@ class Findings(NamedTuple):
 
     flaws: Problems
     bad: set[str]
+    late: Problems
+    """Videos whose features end after them."""
     segments: Problems
     """Those that cannot be right."""
     short: Problems
@@ -78,10 +91,11 @@ def check(root: Path, benchmark: Benchmark, options: Options) -> Folder:
 
     A video without a known duration lasts as long as its features, its last snippet ending half a stride after its
     centre. Features that go on for more than two snippets and 5 % beyond a known duration are wrong: they show that
-    frame rate, stride or offset are others. Those that end 10 % before it may show that too, or were cut; that is told.
+    frame rate, stride, offset or duration are others. Those that end 10 % before it may show that too, or were cut;
+    that is told.
 
     Raises:
-      FolderError: everything that is wrong and not dropped.
+      FolderError: everything that is wrong and not dropped or kept.
     """
     options.check()
     layout, problems = layouts.choose(root, options.layout), Problems()
@@ -90,8 +104,36 @@ def check(root: Path, benchmark: Benchmark, options: Options) -> Folder:
         problems.add(str(root), f"no video found: looked for {layout.LOOKS_FOR}")
     if problems:
         raise FolderError(root, problems.lines())
+    found = Findings(Problems(), set(), Problems(), Problems(), Problems())
+    sources = _select(listing, options, found)
+    known = {label for source in sources if source.record for label in source.record.video_labels}
+    classes = list(benchmark.classes or sorted(known))
+    if len(classes) > benchmark.num_classes:
+        what = f"have {len(classes)} classes, {benchmark.name} has {benchmark.num_classes}: is this another version?"
+        raise FolderError(root, [f"the annotations {what}"])
 
-    found = Findings(Problems(), set(), Problems(), Problems())
+    given = options.fps, options.stride, options.offset
+    sampling = Sampling(*(default if x is None else x for x, default in zip(given, listing.sampling)))
+    read = _read(root, sources, found)
+    streams, videos = common_streams([has for _, has, _ in read]), {split: [] for split in SPLITS}
+    dims = {name: stream.dim for name, stream in streams.items()}
+    for source, has, length in read:
+        if (of_video := {name: stream.dim for name, stream in has.items()}) != dims:
+            found.refuse(source.id, source.where, f"has the streams and dimensions {of_video}, most videos {dims}")
+        elif source.record is None:
+            found.refuse(source.id, source.where, "has features, but no annotation: add one, or drop the video")
+        elif times := _times(source, length, sampling, options, found):
+            if entry := _entry(source, times, root, classes, options, found):
+                videos[source.split].append(entry)
+    _report(root, options, found)
+    if not all(videos.values()):
+        has = ", ".join(f"{len(of)} {split}" for split, of in videos.items())
+        raise FolderError(root, [f"needs training and test videos, has {has}", *found.flaws.lines()])
+    return Folder(streams, classes, videos)
+
+
+def _select(listing: Listing, options: Options, found: Findings) -> list[Source]:
+    """The videos that are not excluded, and that are there once."""
     sources = [source for source in listing.sources if source.id not in options.exclude]
     for id in listing.missing:
         if id not in options.exclude:
@@ -104,60 +146,51 @@ def check(root: Path, benchmark: Benchmark, options: Options) -> Folder:
             found.refuse(id, f"{id!r} ({'; '.join(places)})", "is there more than once: keep one")
         elif not check_id(id, places[0], found.flaws):
             found.bad.add(id)
-    given = options.fps, options.stride, options.offset
-    sampling = Sampling(*(default if x is None else x for x, default in zip(given, listing.sampling)))
-    known = {label for source in sources if source.record for label in source.record.video_labels}
-    classes = list(benchmark.classes or sorted(known))
-    if len(classes) > benchmark.num_classes:
-        what = f"have {len(classes)} classes, {benchmark.name} has {benchmark.num_classes}: is this another version?"
-        raise FolderError(root, [f"the annotations {what}"])
+    return [source for source in sources if source.id not in found.bad]
 
-    dims, entries = _common_dims(sources), []
+
+def _read(root: Path, sources: list[Source], found: Findings) -> list[tuple[Source, dict[str, Stream], int]]:
+    """The streams and the number of snippets of each video whose features are of use."""
+    read = []
     for source in tqdm(sources, desc=f"checking {root.name}", unit="video", disable=None):
-        if source.id in found.bad:
-            continue
         features = load(source, problems := Problems())
         for what, where in problems.items():
             found.refuse(source.id, ", ".join(where), what)
-        has = {stream: values.shape[1] for stream, values in features.items()}
-        if problems:
-            continue
-        if has != dims:
-            found.refuse(source.id, source.where, f"has the streams and dimensions {has}, most videos {dims}")
-        elif source.record is None:
-            found.refuse(source.id, source.where, "has features, but no annotation: add one, or drop the video")
-        elif entry := _entry(source, len(next(iter(features.values()))), sampling, classes, options, found):
-            entries.append((source.split, entry))
+        if not problems:
+            read.append((source, streams_of(features), len(next(iter(features.values())))))
+    return read
 
-    refused = Problems()
-    if options.bad_videos == "refuse":
-        refused.update(found.flaws)
+
+def _report(root: Path, options: Options, found: Findings) -> None:
+    """Raises a FolderError with what is refused, and tells what is kept or dropped."""
+    refused = []
+    if options.bad_videos != "drop":
+        refused += found.flaws.lines()
     elif found.flaws:
-        _tell(f"{root}: dropped videos", found.flaws)
+        _tell(f"{root}: dropped videos", found.flaws.lines())
+    if options.bad_videos == "refuse":
+        refused += found.late.lines()
+    elif found.late:
+        done = {"keep": "kept as they are", "drop": "dropped"}[options.bad_videos]
+        _tell(f"{root}: features that end after the video, {done}", found.late.lines())
     if options.bad_segments == "refuse":
-        refused.update(found.segments)
+        refused += found.segments.lines()
     elif found.segments:
         kept = {"keep": "kept as they are", "drop": "dropped"}[options.bad_segments]
-        _tell(f"{root}: odd segments, {kept}", found.segments)
+        _tell(f"{root}: odd segments, {kept}", found.segments.lines())
     if found.short:
-        _tell(f"{root}: short features, kept", found.short)
+        _tell(f"{root}: short features, kept", found.short.lines())
     if refused:
-        raise FolderError(root, refused.lines())
-    videos = {split: [entry for of, entry in entries if of == split] for split in SPLITS}
-    if not all(videos.values()):
-        has = ", ".join(f"{len(of)} {split}" for split, of in videos.items())
-        raise FolderError(root, [f"needs training and test videos, has {has}", *found.flaws.lines()])
-    return Folder(dims, classes, videos)
+        raise FolderError(root, refused)
 
 
-def _tell(what: str, problems: Problems) -> None:
-    lines = problems.lines()
+def _tell(what: str, lines: list[str]) -> None:
     more = [f"and {len(lines) - 20} more"] if len(lines) > 20 else []
     print("\n- ".join([f"{what}:", *lines[:20], *more]), file=sys.stderr)
 
 
 def load(source: Source, problems: Problems) -> dict[str, Float[np.ndarray, "_ _"]]:
-    """The float32 features of a video by stream; without those that have problems."""
+    """The features of a video by stream; without those that have problems."""
     try:
         raw = source.load()
     except InputError as error:
@@ -168,68 +201,56 @@ def load(source: Source, problems: Problems) -> dict[str, Float[np.ndarray, "_ _
         values = check_features(raw[stream], source.where, problems)
         if values is not None:
             features[stream] = values
-    if len({len(values) for values in features.values()}) > 1:
-        lengths = " and ".join(f"{len(values)} in {stream}" for stream, values in features.items())
-        problems.add(source.where, f"number of snippets differs, {lengths}")
+    check_lengths(features, source.where, problems)
     return features
 
 
-def _load_checked(source: Source) -> dict[str, np.ndarray]:
-    """Features that were checked, and must still be as they were."""
-    features = load(source, problems := Problems())
-    if problems:
-        raise InputError("; ".join(problems.lines()))
-    return features
-
-
-def _common_dims(sources: list[Source]) -> dict[str, int]:
-    """Streams and dimensions of most of the first videos."""
-    votes: Counter[tuple[tuple[str, int], ...]] = Counter()
-    for source in sources[:25]:
-        features = load(source, Problems())
-        if features:
-            votes[tuple((stream, values.shape[1]) for stream, values in features.items())] += 1
-    return dict(votes.most_common(1)[0][0]) if votes else {}
-
-
-def _entry(
-    source: Source,
-    length: int,
-    sampling: Sampling,
-    classes: list[str],
-    options: Options,
-    found: Findings,
-) -> Entry | None:
-    """A video of `length` snippets; None if it is of no use."""
+def _times(source: Source, length: int, sampling: Sampling, options: Options, found: Findings) -> Meta | None:
+    """Where the snippets of a video lie, and how long it lasts; None if it is of no use."""
     record, name = source.record, repr(source.id)
     fps = sampling.fps or record.fps
     if fps is None:
         what = "has no frame rate in the annotations, and its features are at the video's own: give the option fps"
         found.refuse(source.id, name, what)
         return None
-    times = Meta(source.id, length, fps, sampling.stride, sampling.offset, record.duration or 0.0)
+    known = record.duration if options.durations == "annotated" else None
+    times = Meta(source.id, length, fps, sampling.stride, sampling.offset, known or 0.0)
     if options.resized:
-        if not record.duration:
+        if not known:
             found.refuse(source.id, name, "has no duration in the annotations, which its resized features divide")
             return None
-        times = resampled(Meta(source.id, 1, fps, record.duration * fps, record.duration * fps / 2, 0.0), length)
+        times = resampled(Meta(source.id, 1, fps, known * fps, known * fps / 2, 0.0), length)
     snippet = times.stride / fps
     end = float(snippet_to_seconds(length - 0.5, times))
-    duration = record.duration or end
+    duration = known or end
     if end - duration > max(2 * snippet, 0.05 * duration):
-        what = f"has features up to {end:.1f} s, and lasts {duration:.1f} s: are fps, stride or offset others?"
-        found.refuse(source.id, f"{name} ({source.where})", what)
-        return None
+        where = f"{name} ({source.where}) has features up to {end:.1f} s, and lasts {duration:.1f} s"
+        what = (
+            "the features end after the video: are fps, stride or offset others? Where the annotated durations are "
+            'wrong, give durations="features"; bad_videos="keep" keeps such videos as they are, "drop" drops them'
+        )
+        found.late.add(where, what, full=True)
+        if options.bad_videos != "keep":
+            return None
     if end < 0.9 * duration - 2 * snippet:
         found.short.add(f"{name} (up to {end:.1f} of {duration:.1f} s)", "the features end before the video")
+    return times._replace(duration=duration)
+
+
+def _entry(
+    source: Source, times: Meta, root: Path, classes: list[str], options: Options, found: Findings
+) -> Entry | None:
+    """A video; None if it is of no use."""
+    record, name, snippet = source.record, repr(source.id), times.stride / times.fps
     if unknown := set(record.video_labels) - set(classes):
         found.refuse(source.id, name, f"has labels that are no classes of the benchmark: {sorted(unknown)[:5]}")
         return None
     if not record.video_labels and source.split == "train":
         found.refuse(source.id, name, "is a training video without any label")
         return None
-    # Without a duration, the rest that fills no snippet is not known either.
-    wrong = odd_segments(record, duration, snippet if record.duration else 2 * snippet)
+    # Without an annotated duration, the rest that fills no snippet is not known either.
+    annotated = record.duration and options.durations == "annotated"
+    wrong = odd_segments(record, times.duration, snippet if annotated else 2 * snippet)
     for i, what in wrong:
         start, stop = record.segments[i]
         found.segments.add(f"{name}: [{start:g}, {stop:g}] {record.labels[i]}", what)
@@ -238,15 +259,15 @@ def _entry(
         keep = [i for i in keep if i not in dict(wrong)]
     return Entry(
         id=source.id,
-        load=lambda: _load_checked(source),
+        load=partial(load_checked, root, partial(load, source)),
         labels=sorted(set(record.video_labels)),
         segments=[record.segments[i] for i in keep],
         segment_labels=[record.labels[i] for i in keep],
         ambiguous=list(record.ambiguous),
-        fps=fps,
+        fps=times.fps,
         stride=times.stride,
         offset=times.offset,
-        duration=duration,
+        duration=times.duration,
     )
 
 
@@ -276,25 +297,16 @@ class BenchmarkBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         **options: Any,
     ):
         self._built = Path(os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)).resolve()
-        self._root = Path(manual_dir or self._built / "downloads" / "manual" / type(self).name)
-        self._benchmark, self._config, self._options = benchmark, config, Options(exclude=exclude, **options)
-        folder = re.sub(r"[^\w.-]", "_", self._root.resolve().name, flags=re.ASCII)
-        super().__init__(name=f"{config}-{folder}", file_format=file_format, data_dir=data_dir, version=version)
+        root = Path(manual_dir or self._built / "downloads" / "manual" / type(self).name)
+        self._benchmark, self._options = benchmark, Options(exclude=exclude, **options)
+        names = dict(root=root, prefix=f"{config}-", chosen=(config, tuple(self._options)))
+        super().__init__(**names, file_format=file_format, data_dir=data_dir, version=version)
 
-    @property
-    def root(self) -> Path:
-        return self._root
+    def _files(self) -> Iterator[Path]:
+        for path in self.root.rglob("*"):
+            inside = self._built.is_relative_to(self.root.resolve()) and path.resolve().is_relative_to(self._built)
+            if path.suffix in TEXTS + ARRAYS and not inside:  # `inside`: what TFDS has built somewhere in the folder
+                yield path
 
     def _check(self) -> Folder:
-        return check(self._root, self._benchmark, self._options)
-
-    def _take_fingerprint(self) -> str:
-        """Of the content of texts, of names, sizes and times of arrays, and of what was chosen."""
-        parts: list[Any] = [self._config, tuple(self._options)]
-        for path in sorted(self._root.rglob("*")):
-            inside = self._built.is_relative_to(self._root.resolve()) and path.resolve().is_relative_to(self._built)
-            if path.suffix not in TEXTS + ARRAYS or inside or not path.is_file():
-                continue  # `inside`: what TFDS has built somewhere in the folder
-            name = path.relative_to(self._root).as_posix()
-            parts.append((name, path.read_bytes()) if path.suffix in TEXTS else (name, *state_of(path)))
-        return fingerprint(parts)
+        return check(self.root, self._benchmark, self._options)

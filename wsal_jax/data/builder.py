@@ -1,19 +1,30 @@
-"""What a builder of a user's files has in common with another: check everything, build once, notice changes."""
+"""What builders have in common: they write videos as they come; those of a user's files check everything, build once,
+and notice changes."""
 
+import fcntl
 import hashlib
+import os
+import re
+import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from jaxtyping import Float
+from tqdm import tqdm
 
-from wsal_jax.data import examples
-from wsal_jax.data.checks import FolderError
+from wsal_jax.data import examples, store
+from wsal_jax.data.store import Stream
+from wsal_jax.formats.checks import FolderError
 
 SPLITS = ("train", "test")
 STREAMS = ("rgb", "flow")
+TEXTS = (".json", ".txt")
 
 
 class Entry(NamedTuple):
@@ -21,7 +32,7 @@ class Entry(NamedTuple):
 
     id: str
     load: Callable[[], dict[str, np.ndarray]]
-    """Reads the float32 features [n d] by stream."""
+    """Reads the features [n d] by stream, float16 or float32."""
     labels: list[str]
     """The classes that occur, each once."""
     segments: list[tuple[float, float]]
@@ -39,57 +50,142 @@ class Entry(NamedTuple):
 class Folder(NamedTuple):
     """A checked folder."""
 
-    dims: dict[str, int]
-    """Feature dimension of each stream."""
+    streams: dict[str, Stream]
+    """What the features of each stream are like."""
     classes: list[str]
     videos: dict[str, list[Entry]]
     """By split."""
 
 
-def fingerprint(parts: list[Any]) -> str:
-    """A short hash of what a data set is made of."""
+def streams_of(features: Mapping[str, Float[np.ndarray, "_ _"]]) -> dict[str, Stream]:
+    """What the features of a video are like."""
+    return {name: Stream(values.shape[1], values.dtype.name) for name, values in features.items()}
+
+
+def common_streams(videos: Sequence[Mapping[str, Stream]]) -> dict[str, Stream]:
+    """The streams of at least half of the videos, with the dimension of most, and float16 where all have it."""
+    common = {}
+    for name in STREAMS:
+        found = [video[name] for video in videos if name in video]
+        if found and 2 * len(found) >= len(videos):
+            dim = Counter(stream.dim for stream in found).most_common(1)[0][0]
+            common[name] = Stream(dim, np.result_type(*{stream.dtype for stream in found}).name)
+    return common
+
+
+def fingerprint(root: Path, files: Iterable[Path], chosen: Any = ()) -> str:
+    """A short hash of what a data set is made of: of what was chosen, and of files below the root.
+
+    Of texts it sees the content, of arrays, which are large, names, sizes and times.
+    """
+    parts = [chosen]
+    for path in sorted(path for path in files if path.is_file()):
+        stat, name = path.stat(), path.relative_to(root).as_posix()
+        parts.append((name, path.read_bytes()) if path.suffix in TEXTS else (name, stat.st_size, stat.st_mtime_ns))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def state_of(path: Path) -> tuple[int, int]:
-    """Size and time of a file that is too large to be read for its fingerprint."""
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
+class StoredBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True):  # type: ignore[call-arg]
+    """A TFDS builder that keeps features apart from all else that is known of a video, see `store` and `examples`.
+
+    TFDS's own writer holds up to 1,000 MiB of examples to shuffle them, and needs TensorFlow beyond; this one writes
+    them as they come. A subclass gives `examples.metadata` to its `DatasetInfo`, and `_split_generators` the examples
+    in the order of their ids, each with its "features" by stream.
+
+    What is not built to its end lies in a folder called `incomplete.*`, which nothing reads and the next build of the
+    same data removes. Of several processes that build the same data at once, one does and the others wait for it.
+    """
+
+    def download_and_prepare(self, **kwargs: Any) -> None:
+        """As of TFDS."""
+        with locked(Path(self.data_dir).parent) as alone:
+            if Path(self.data_dir).exists():
+                store.check_seal(Path(self.data_dir))
+                self.info.read_from_directory(self.data_dir)  # another process may have built it in the meantime
+            elif alone:
+                for left in Path(self.data_dir).parent.glob(f"incomplete.*_{Path(self.data_dir).name}"):
+                    shutil.rmtree(left)
+            super().download_and_prepare(**kwargs)
+
+    def _generate_splits(self, dl_manager: Any, download_config: Any) -> list[tfds.core.SplitInfo]:
+        splits = [self._write_split(*split) for split in self._split_generators(dl_manager).items()]
+        self.info.set_splits(tfds.core.SplitDict(splits))
+        self.info.download_size = dl_manager.downloaded_size
+        self.info.write_to_directory(self.data_dir)  # TFDS does so again, with the same content
+        store.seal(Path(self.data_dir))
+        return splits
+
+    def _write_split(self, split: str, generated: Iterator[tuple[str, dict[str, Any]]]) -> tfds.core.SplitInfo:
+        folder, template = Path(self.data_dir), self._get_filename_template(split)
+        write = store.writer(folder, split, examples.streams(self.info))
+        count = num_bytes = 0
+        with examples.writer(template.sharded_filepath(shard_index=0, num_shards=1), self.info) as record:
+            for _, example in tqdm(generated, desc=f"writing {split}", unit="video", disable=None):
+                features = example.pop("features")
+                shard, row = write(features)
+                record({**example, "length": len(next(iter(features.values()))), "shard": shard, "row": row})
+                count += 1
+                num_bytes += sum(values.nbytes for values in features.values())
+        return tfds.core.SplitInfo(name=split, shard_lengths=[count], num_bytes=num_bytes, filename_template=template)
 
 
-class FolderBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True):  # type: ignore[call-arg]
+@contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Waits for the other processes that hold the folder; False on a file system that has no locks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            alone = True
+        except OSError:
+            alone = False
+        yield alone
+    finally:
+        os.close(descriptor)
+
+
+class FolderBuilder(StoredBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A TFDS builder of files that are the user's.
 
     What is built is kept under a config name made of a readable name and a fingerprint of files and options: of changed
     data, a new builder builds anew, and what was built before stays. Files are checked where they are not yet built.
     """
 
-    def __init__(self, *, name: str, file_format: Any = "array_record", **kwargs: Any):
-        """`kwargs` are TFDS's own. A subclass sets `_original_state`, its own arguments, which TFDS pickles."""
+    def __init__(self, *, root: Path, prefix: str = "", chosen: Any = (), **kwargs: Any):
+        """Makes the builder; a subclass sets `_original_state`, its own arguments, which TFDS pickles.
+
+        Args:
+          root: the user's folder.
+          prefix: of the readable name, which ends with that of the folder.
+          chosen: the options on which the data depend.
+          **kwargs: TFDS's own.
+        """
+        self.root, self._chosen = root, chosen
         self._checked: Folder | None = None
         self._fingerprint = self._take_fingerprint()
+        name = prefix + re.sub(r"[^\w.-]", "_", root.resolve().name, flags=re.ASCII)
         config = tfds.core.BuilderConfig(name=f"{name}-{self._fingerprint}")
-        super().__init__(config=config, file_format=file_format, **kwargs)
-
-    @property
-    @abstractmethod
-    def root(self) -> Path:
-        """The user's folder."""
+        super().__init__(config=config, **{"file_format": "array_record", **kwargs})
 
     @abstractmethod
-    def _take_fingerprint(self) -> str:
-        """Of the files as they are now."""
+    def _files(self) -> Iterable[Path]:
+        """All files of the user's that the data are made of."""
 
     @abstractmethod
     def _check(self) -> Folder:
         """Reads all files once; raises a FolderError with everything that is wrong."""
 
+    def _take_fingerprint(self) -> str:
+        """Of the files as they are now."""
+        return fingerprint(self.root, self._files(), self._chosen)
+
     def _info(self) -> tfds.core.DatasetInfo:
-        features = None  # TFDS reads them from what is built
+        features = metadata = None  # TFDS reads them from what is built
         if not self.is_prepared():
             self._checked = self._check()
-            features = examples.features(self._checked.dims, self._checked.classes)
-        return tfds.core.DatasetInfo(builder=self, description=type(self).__doc__, features=features)
+            features, metadata = examples.features(self._checked.classes), examples.metadata(self._checked.streams)
+        return tfds.core.DatasetInfo(builder=self, description=type(self).__doc__, features=features, metadata=metadata)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         folder = self._checked or self._check()  # built before, and to be built again
@@ -97,9 +193,9 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True
 
     def _generate_examples(self, videos: list[Entry]):
         names = examples.class_names(self.info)
-        for video in videos:
+        for video in sorted(videos, key=lambda video: video.id):
             counts = [video.segment_labels.count(name) for name in names]
-            known = video.segments or (video.ambiguous and not video.labels)
+            known = (video.segments or video.ambiguous) and set(video.labels) <= set(video.segment_labels)
             if video.counts:
                 counts, known = [video.counts.get(name, 0) for name in names], True
             yield (

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from wsal_jax.data.checks import FolderError, Problems, number, read_json
+from wsal_jax.formats.checks import FolderError, Problems, number, read_json
 from wsal_jax.times import seconds_to_snippet
 from wsal_jax.types import Meta, Scores
 

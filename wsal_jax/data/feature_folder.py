@@ -34,9 +34,9 @@ A split file decides which videos a split has; features that it does not name ar
 
 import math
 import os
-import re
 import reprlib
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,17 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float
 from tqdm import tqdm
 
-from wsal_jax.data.builder import SPLITS, STREAMS, Entry, Folder, FolderBuilder, fingerprint, state_of
-from wsal_jax.data.checks import (
+from wsal_jax.data.builder import SPLITS, STREAMS, Entry, Folder, FolderBuilder, common_streams, streams_of
+from wsal_jax.data.store import Stream
+from wsal_jax.formats.checks import (
     AMBIGUOUS,
     FolderError,
     Problems,
     check_features,
     check_id,
+    check_lengths,
     is_plain,
+    load_checked,
     number,
     read_json,
     read_lines,
@@ -80,39 +83,18 @@ def check(root: str | os.PathLike) -> Folder:
     for id in sorted(set(ids["train"]) & set(ids["test"])):
         problems.add(repr(id), "is in both splits: take it out of one")
 
-    streams = {kind for split in SPLITS for id in ids[split] for file in found[split][id] for kind in _kinds(file)}
-    dims: dict[str, dict[str, int]] = {stream: {} for stream in STREAMS if stream in streams}  # of every video
-    videos: dict[str, list[Entry]] = {split: [] for split in SPLITS}
-    everything = [(split, id) for split in SPLITS for id in ids[split]]
-    for split, id in tqdm(everything, desc=f"checking {root.name}", unit="video", disable=None):
-        files = found[split][id]
-        if "joint" in files and len(files) > 1:
-            problems.add(_list(files), "the video has a joint file and streams of its own: remove one of the two")
-            continue
-        for stream in sorted(streams - {kind for file in files for kind in _kinds(file)}):
-            what = f"has no {stream} features, but other videos do: add features/{split}/{stream}/<video>.npy"
-            problems.add(repr(id), f"{what}, or remove this stream of all videos")
-        features = _read_features(root, files, problems)
-        for stream, values in features.items():
-            dims[stream][f"features/{split}: {id!r}"] = values.shape[1]
-        if gt and id in gt["database"]:
-            length = len(next(iter(features.values()))) if features else None
-            entry = _read_entry(root, id, files, length, gt, problems)
-            if entry and entry.counts and split == "test":
-                what = '"counts" are for training videos: remove them, or annotate the video'
-                problems.add(f"gt.json: {id!r}", what)
-            if entry:
-                videos[split].append(entry)
-        elif gt:
-            what = "has features, but no entry in the database of gt.json: add one, or remove the features"
-            problems.add(repr(id), what)
-
-    common = {stream: Counter(of.values()).most_common(1)[0][0] if of else 0 for stream, of in dims.items()}
-    for stream, of in dims.items():
-        for where, dim in of.items():
-            if dim != common[stream]:
-                what = f"{stream} features have {dim} dimensions, others {common[stream]}: extract them alike"
-                problems.add(where, what)
+    found_streams: dict[str, dict[str, Stream]] = {}
+    videos = {}
+    for split in SPLITS:
+        files = {id: found[split][id] for id in ids[split]}
+        videos[split] = _check_videos(root, split, files, gt, found_streams, problems)
+    streams = common_streams([*found_streams.values()])
+    for where, has in found_streams.items():
+        for stream in has.keys() & streams.keys():
+            if has[stream].dim != streams[stream].dim:
+                what = f"{stream} features have {has[stream].dim} dimensions, others {streams[stream].dim}"
+                problems.add(where, f"{what}: extract them alike")
+    _check_streams(found, ids, problems)
     listed = all((root / f"split_{split}.txt").exists() for split in SPLITS)
     used = {*ids["train"], *ids["test"]}
     for id in gt["database"] if gt else ():
@@ -122,7 +104,48 @@ def check(root: str | os.PathLike) -> Folder:
     classes = _find_classes(gt, videos, problems)
     if problems:
         raise FolderError(root, problems.lines())
-    return Folder(common, classes, videos)
+    return Folder(streams, classes, videos)
+
+
+def _check_streams(found: dict[str, dict[str, dict[str, Path]]], ids: dict[str, list[str]], problems: Problems) -> None:
+    """Each video must have all streams that another has, each in one file."""
+    kinds = {(split, id): [*map(_kinds, found[split][id])] for split in SPLITS for id in ids[split]}
+    streams = {stream for of_video in kinds.values() for kind in of_video for stream in kind}
+    for (split, id), of_video in kinds.items():
+        has = [stream for kind in of_video for stream in kind]
+        if len(has) > len(set(has)):
+            files = _list(found[split][id])
+            problems.add(files, "the video has a joint file and streams of its own: remove one of the two")
+        for stream in sorted(streams - set(has)):
+            what = f"has no {stream} features, but other videos do: add features/{split}/{stream}/<video>.npy"
+            problems.add(repr(id), f"{what}, or remove this stream of all videos")
+
+
+def _check_videos(
+    root: Path,
+    split: str,
+    files: dict[str, dict[str, Path]],
+    gt: dict[str, Any] | None,
+    streams: dict[str, dict[str, Stream]],
+    problems: Problems,
+) -> list[Entry]:
+    """The videos of a split, with features in these files; adds what is wrong, and the streams that each has."""
+    entries = []
+    for id, of_video in tqdm(files.items(), desc=f"checking {root.name}, {split}", unit="video", disable=None):
+        features = _read_features(root, of_video, problems)
+        streams[f"features/{split}: {id!r}"] = streams_of(features)
+        length = len(next(iter(features.values()))) if features else None
+        if gt and id in gt["database"]:
+            entry = _read_entry(root, id, of_video, length, gt, problems)
+            if entry and entry.counts and split == "test":
+                what = '"counts" are for training videos: remove them, or annotate the video'
+                problems.add(f"gt.json: {id!r}", what)
+            if entry:
+                entries.append(entry)
+        elif gt:
+            what = "has features, but no entry in the database of gt.json: add one, or remove the features"
+            problems.add(repr(id), what)
+    return entries
 
 
 def _kinds(file: str) -> tuple[str, ...]:
@@ -186,7 +209,7 @@ def _read_gt(root: Path, problems: Problems) -> dict[str, Any] | None:
 
 
 def _read_features(root: Path, files: dict[str, Path], problems: Problems) -> dict[str, Float[np.ndarray, "_ _"]]:
-    """The float32 features of a video, by stream; without those that have problems."""
+    """The features of a video, by stream; without those that have problems."""
     features = {}
     for kind, path in files.items():
         values = _read_array(root / path, path.as_posix(), problems)
@@ -197,18 +220,7 @@ def _read_features(root: Path, files: dict[str, Path], problems: Problems) -> di
             problems.add(path.as_posix(), f"{what}: move a single stream to features/<split>/rgb or flow")
         else:
             features.update(zip(_kinds(kind), np.split(values, len(_kinds(kind)), axis=1)))
-    if len({len(values) for values in features.values()}) > 1:
-        lengths = " and ".join(f"{len(values)} in {stream}" for stream, values in features.items())
-        problems.add(_list(files), f"number of snippets differs, {lengths}: extract both streams from the same frames")
-    return features
-
-
-def _load(root: Path, files: dict[str, Path]) -> dict[str, Float[np.ndarray, "_ _"]]:
-    """Features that were checked, and must still be as they were."""
-    problems = Problems()
-    features = _read_features(root, files, problems)
-    if problems:
-        raise FolderError(root, problems.lines())
+    check_lengths(features, _list(files), problems)
     return features
 
 
@@ -255,8 +267,8 @@ def _read_entry(
     end = math.nan if length is None else float(snippet_to_seconds(length - 0.5, times))
     duration = given_number("duration", end, "positive", (video,))
     if end - duration > 1.5 * stride / fps:
-        what = f"features go on to {end:.2f} s, but the video has {duration:.2f} s"
-        problems.add(where, f"{what}: correct fps, stride, offset or duration, or remove the duration")
+        what = "features end after the video: correct fps, stride, offset or duration, or remove the duration"
+        problems.add(f"{where} (features go on to {end:.2f} s, but the video has {duration:.2f} s)", what, full=True)
     num_features = video.get("num_features")
     if num_features is not None and length is not None and number(num_features) != length:
         what = f'"num_features" is {reprlib.repr(num_features)}, but the files have {length} snippets'
@@ -274,7 +286,7 @@ def _read_entry(
         problems.add(where, f"{what}: make them agree, or remove one")
     counts = _read_counts(video, where, set(labels), problems)
     times = (fps, stride, offset, duration)
-    load = partial(_load, root, files)
+    load = partial(load_checked, root, partial(_read_features, root, files))
     return Entry(id, load, sorted(set(labels)), segments, segment_labels, ambiguous, *times, counts)
 
 
@@ -360,27 +372,18 @@ class FeatureFolder(FolderBuilder):
       FolderError: on construction, with everything that is wrong with the folder.
     """
 
-    VERSION = tfds.core.Version("1.2.0")
+    VERSION = tfds.core.Version("2.0.0")
 
     def __init__(self, *, root: str | os.PathLike, **kwargs: Any):
-        self._root = Path(root)
-        name = re.sub(r"[^\w.-]", "_", self._root.resolve().name, flags=re.ASCII)
-        super().__init__(name=name, **kwargs)
+        super().__init__(root=Path(root), **kwargs)
         self._original_state = {"root": root, **kwargs}
 
-    @property
-    def root(self) -> Path:
-        return self._root
+    def _files(self) -> Iterator[Path]:
+        for name in ("gt.json", *(f"split_{split}.txt" for split in SPLITS)):
+            yield self.root / name
+        for split in SPLITS:
+            for files in _find_files(self.root, split).values():
+                yield from (self.root / path for path in files.values())
 
     def _check(self) -> Folder:
-        return check(self._root)
-
-    def _take_fingerprint(self) -> str:
-        """Of the content of gt.json and the split files, and of the names, sizes and times of the feature files."""
-        texts = [self._root / name for name in ("gt.json", *(f"split_{split}.txt" for split in SPLITS))]
-        parts: list[Any] = [(path.name, path.read_bytes()) for path in texts if path.is_file()]
-        for split in SPLITS:
-            for path in (path for files in _find_files(self._root, split).values() for path in files.values()):
-                if (self._root / path).exists():
-                    parts.append((path.as_posix(), *state_of(self._root / path)))
-        return fingerprint(parts)
+        return check(self.root)

@@ -1,7 +1,7 @@
 """From a TFDS builder to batches: which snippets a training step sees, and the padded videos that scoring sees.
 
-Training draws its batches by `plan`, a pure function of key and step. The features of a plan are gathered on the device
-where they fit (`on_device` once, then `gather` inside the step), else read from disk by Grain (`stream`): the same
+Training draws its batches by `plan`, a pure function of key and step. Where the features fit on the device, `flat` puts
+them there once and the step takes those of its plan; else `stream` reads them from disk by threads of Grain: the same
 batches either way.
 """
 
@@ -9,29 +9,26 @@ import importlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordReader
-from google.protobuf.json_format import ParseError
 from jaxtyping import Array, ArrayLike, Float, Int, Key, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from wsal_jax.data import BUILDERS, examples
+from wsal_jax.data import BUILDERS, examples, store
+from wsal_jax.data.store import Store
+from wsal_jax.keys import named
 from wsal_jax.types import Annotation, InputError, Meta
 
 
 class Dataset(NamedTuple):
     """One split, on the host, in the order of the videos' ids; features stay on disk until `read`."""
 
-    source: Sequence[dict[str, Any]]
-    """TFDS data source, in its own order."""
-    order: Int[np.ndarray, " v"]
-    """Positions in `source`, by id."""
+    store: Store
     metas: list[Meta]
     annotations: list[Annotation]
     labels: Float[np.ndarray, "v c"]
@@ -40,7 +37,7 @@ class Dataset(NamedTuple):
     dims: dict[str, int]
     """Feature dimension of each stream."""
     num_bytes: int
-    """Of all features."""
+    """Of all features, as float32."""
 
     @property
     def lengths(self) -> Int[np.ndarray, " v"]:
@@ -70,80 +67,64 @@ def build(config: ConfigDict) -> tfds.core.DatasetBuilder:
         builder = tfds.builder_cls(name)(data_dir=config.dir or None, file_format="array_record", **options)
     except InputError:
         raise
-    except (ValueError, TypeError) as error:  # TFDS's for a config that is not there, Python's for a root too many
+    except Exception as error:  # TFDS's for a config that is not there, Python's for a root too many, or any of JSON's
+        _check_built(config)
+        if not isinstance(error, ValueError | TypeError):
+            raise
         raise InputError(f"config.data.name={config.name!r}, config.data.root={config.root!r}: {error}") from error
-    except ParseError as error:
-        what = (
-            f"a dataset_info.json or features.json below {config.dir or 'its folder'} is damaged: remove that data set"
-        )
-        raise InputError(f"config.data.name={config.name!r}: {error}: {what}, and it is built anew") from error
     builder.download_and_prepare()
     return builder
 
 
+def _check_built(config: ConfigDict) -> None:
+    """Raises an InputError that names a damaged file, if there is one, where the builder could not be made."""
+    for sums in sorted((Path(config.dir or tfds.core.constants.DATA_DIR) / config.name).rglob(store.SUMS)):
+        store.check_seal(sums.parent)
+
+
 def load(builder: tfds.core.DatasetBuilder, split: str) -> Dataset:
-    """Everything of a split but the features, in one pass over the files.
+    """Everything of a split but the features, of which only the sizes of the files are looked at.
 
     Raises:
       InputError: a file that was built is damaged; it says which.
     """
-    try:
-        source = builder.as_data_source(split=split)
-    except Exception as error:
-        raise _damaged(builder.info, split, error) from error
-    metas, annotations, labels, counts = [], [], [], []
-    num_bytes = 0
-    for index in range(len(source)):
-        example = _example(source, index)
-        streams = example["features"]
-        num_bytes += sum(x.nbytes for x in streams.values())
-        times = {name: float(example[name]) for name in ("fps", "stride", "offset", "duration")}
-        metas.append(Meta(example["id"].decode(), len(next(iter(streams.values()))), **times))
-        segment_labels = np.array(example["segment_labels"], np.int64)
-        annotations.append(Annotation(example["segments"], segment_labels, example["ambiguous"]))
-        labels.append(example["labels"].astype(np.float32))
-        counts.append(example["counts"].astype(np.float32))
-    order = np.array(sorted(range(len(metas)), key=lambda i: metas[i].id))
+    folder = Path(builder.data_dir)
+    store.check_seal(folder)
+    metas, annotations, labels, counts, places = [], [], [], [], []
+    for path in builder.info.splits[split].filepaths:
+        for example in examples.read(path):
+            times = {name: float(example[name]) for name in ("fps", "stride", "offset", "duration")}
+            metas.append(Meta(example["id"].decode(), int(example["length"]), **times))
+            annotations.append(Annotation(example["segments"], example["segment_labels"], example["ambiguous"]))
+            labels.append(example["labels"].astype(np.float32))
+            counts.append(example["counts"].astype(np.float32))
+            places.append((example["shard"], example["row"], example["length"]))
+    streams = examples.streams(builder.info)
+    shards, rows, lengths = np.array(places, np.int64).T
+    features = Store(folder, split, streams, shards, rows, lengths)
+    store.check_sizes(features)
     return Dataset(
-        source=source,
-        order=order,
-        metas=[metas[i] for i in order],
-        annotations=[annotations[i] for i in order],
-        labels=np.stack(labels)[order],
-        counts=np.stack(counts)[order],
+        store=features,
+        metas=metas,
+        annotations=annotations,
+        labels=np.stack(labels),
+        counts=np.stack(counts),
         class_names=examples.class_names(builder.info),
-        dims={name: tensor.shape[-1] for name, tensor in builder.info.features["features"].items()},
-        num_bytes=num_bytes,
+        dims={name: stream.dim for name, stream in streams.items()},
+        num_bytes=int(lengths.sum()) * sum(stream.dim for stream in streams.values()) * 4,
     )
 
 
-def _example(source: Any, index: int) -> dict[str, Any]:
-    try:
-        return source[index]
-    except Exception as error:  # ArrayRecord has checksums; what it raises does not name the file
-        raise _damaged(source.dataset_info, source.split, error) from error
+def read(
+    dataset: Dataset, video: int | np.integer, streams: Sequence[str], snippets: Int[np.ndarray, " t"] | None = None
+) -> Float[np.ndarray, "_ d"]:
+    """The features of a video, or of some of its snippets, as float32, those of several streams side by side.
 
-
-def _damaged(info: tfds.core.DatasetInfo, split: str, error: Exception) -> InputError:
-    """Names the files of a split that cannot be read to their end."""
-    bad = []
-    for path in sorted(Path(info.data_dir).glob(f"*-{split}.array_record*")):
-        try:
-            reader = ArrayRecordReader(str(path))
-            if not reader.num_records():  # so it says of a file without its end
-                bad.append(path.name)
-            for record in range(reader.num_records()):
-                reader.read([record])
-        except Exception:
-            bad.append(path.name)
-    which = ", ".join(bad) or f"one of the files of the split {split!r}"
-    return InputError(f"{info.data_dir}: {which} is damaged ({error}): remove this folder, and it is built anew")
-
-
-def read(dataset: Dataset, video: int | np.integer, streams: Sequence[str]) -> Float[np.ndarray, "n d"]:
-    """The features of a video, those of several streams side by side."""
-    features = _example(dataset.source, int(dataset.order[video]))["features"]
-    return np.concatenate([features[name] for name in streams], axis=-1)
+    Raises:
+      InputError: a file that was built is damaged; it says which.
+    """
+    features = [store.read(dataset.store, video, name, snippets) for name in streams]
+    return np.concatenate(features, axis=-1, dtype=np.float32)
 
 
 def plan(
@@ -157,9 +138,9 @@ def plan(
     """
     lengths = jnp.asarray(lengths)
     epoch, position = jnp.divmod(step, lengths.size // batch_size)
-    order = jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, 0), epoch), lengths.size)
+    order = jax.random.permutation(named(key, "order", epoch), lengths.size)
     videos = jax.lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
-    within = jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, 1), step), (batch_size, num_snippets))
+    within = jax.random.uniform(named(key, "snippets", step), (batch_size, num_snippets))
     n = lengths[videos][:, None]
     snippets = jnp.floor((jnp.arange(num_snippets) + within) * n / num_snippets).astype(jnp.int32)
     return videos, jnp.minimum(snippets, n - 1)  # rounding can reach n
@@ -192,7 +173,7 @@ def stream(
 
     def batch(index: int) -> Float[np.ndarray, "s b t d"]:
         videos, snippets = (part[:, slots] for part in planned(steps[index]))
-        rows = [read(dataset, videos[at], streams)[snippets[at]] for at in np.ndindex(shape)]
+        rows = [read(dataset, videos[at], streams, snippets[at]) for at in np.ndindex(shape)]
         return np.stack(rows).reshape(*shape, *rows[0].shape)
 
     options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)

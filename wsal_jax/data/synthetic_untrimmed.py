@@ -36,6 +36,8 @@ import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float, Int
 
 from wsal_jax.data import examples
+from wsal_jax.data.builder import StoredBuilder
+from wsal_jax.data.store import Stream
 
 STRIDE = 16.0
 """Frames of a snippet, and from one to the next; the centre of snippet 0 is frame STRIDE / 2."""
@@ -202,12 +204,12 @@ def _rng(config: Config, *what: str | int) -> np.random.Generator:
     return np.random.default_rng(list("/".join(map(str, (config.name, *what))).encode()))
 
 
-class SyntheticUntrimmed(tfds.core.GeneratorBasedBuilder):
+class SyntheticUntrimmed(StoredBuilder):
     """The data set: configs `thumos`, `activitynet`, and `tiny` for tests.
 
     The difficulty was set once, by what two linear classifiers score on the test videos and by nothing else, least of
     all by a weak method: joint streams, mAP@.5 of supervised snippets within 55 to 75 and video mAP over 90. What
-    `python -m wsal_jax.data.difficulty --dataset=synthetic_untrimmed/thumos` (and `/activitynet`) prints:
+    `python -m wsal_jax.difficulty --dataset=synthetic_untrimmed/thumos` (and `/activitynet`) prints:
 
                      supervised snippets, mAP@.5     mean pooling, video mAP
                       rgb    flow   rgb+flow          rgb    flow   rgb+flow
@@ -215,7 +217,7 @@ class SyntheticUntrimmed(tfds.core.GeneratorBasedBuilder):
         activitynet  41.9    44.2     63.9           95.9    93.9     99.4
     """
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("2.0.0")
     BUILDER_CONFIGS = [  # noqa: RUF012
         Config(
             name="thumos",
@@ -260,10 +262,8 @@ class SyntheticUntrimmed(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(
             builder=self,
             description=__doc__,
-            features=examples.features(
-                dims={stream: config.dim for stream in STREAMS},
-                class_names=[f"action_{c:02d}" for c in range(config.classes)],
-            ),
+            features=examples.features([f"action_{c:02d}" for c in range(config.classes)]),
+            metadata=examples.metadata({stream: Stream(config.dim, "float32") for stream in STREAMS}),
         )
 
     def _split_generators(self, dl_manager: Any):

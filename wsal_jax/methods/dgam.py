@@ -1,4 +1,6 @@
-"""DGAM: discriminative and generative attention modelling (Shi et al., CVPR 2020). One model per stream.
+"""DGAM: discriminative and generative attention modelling (Shi et al., CVPR 2020, https://arxiv.org/abs/2003.12424).
+
+One model per stream.
 
 Two phases take turns. `cvae` teaches a conditional variational auto-encoder what features look like at each value of
 the attention; `attention` trains attention and classifier to classify (L_d), to agree with the class activation
@@ -14,30 +16,34 @@ A product with all features of a batch is what a step costs, so each is done onc
 snippets' logits, and reconstructions are not made to know how far they are off (`squared_error`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jax import nn
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 from ml_collections import ConfigDict
 from scipy.ndimage import gaussian_filter1d
 
 from wsal_jax import localize
-from wsal_jax.fuse import fuse_models
-from wsal_jax.layers import Attention
-from wsal_jax.method import Method, Params, Phase, Spec
-from wsal_jax.times import snippet_to_seconds
-from wsal_jax.types import Detections, Meta, Scores, Video
+from wsal_jax.layers import attend, dense, drop_dimensions, init_attention, init_dense
+from wsal_jax.method import Method, Params, Phase, Spec, Step
+from wsal_jax.types import Detections, Meta, Model, Scores, Video
 
 TINY = 1e-6
 
 
-def dense(layer: Params, x: Float[Array, "n i"]) -> Float[Array, "n o"]:
-    """A fully-connected layer."""
-    return x @ layer["kernel"] + layer["bias"]
+class Extras(NamedTuple):
+    """What `propose` wants; k = c + 1 classes, the last of which is background."""
+
+    logits: Float[Any, "n k"]
+    """Of each snippet."""
+    tcam: Float[Any, "n c"]
+    """Their sigmoid, without bias, as the authors' code has it."""
 
 
 def dense_given(layer: Params, x: Float[Array, "n i"], given: Float[Array, " n"]) -> Float[Array, "n o"]:
@@ -59,13 +65,19 @@ def products(x: Float[Array, "n i"], *kernels: Float[Array, "i _"]) -> list[Floa
 def init_layers(key: PRNGKeyArray, **sizes: tuple[int, int]) -> Params:
     """Fully-connected layers by name, of (inputs, outputs)."""
     keys = jax.random.split(key, len(sizes))
-    return {name: nn.Dense(o).init(k, jnp.zeros((1, i)))["params"] for k, (name, (i, o)) in zip(keys, sizes.items())}
+    return {name: init_dense(k, *size) for k, (name, size) in zip(keys, sizes.items())}
 
 
 def encode(
     encoder: Params, features: Float[Array, "n d"], attention: Float[Array, " n"]
 ) -> tuple[Float[Array, "n z"], Float[Array, "n z"]]:
-    """Mean and log variance of q(z | x, lambda)."""
+    """Mean and log variance of q(z | x, lambda).
+
+    Args:
+      encoder: the layers hidden0, of d + 1 inputs, hidden1 and out.
+      features: x.
+      attention: lambda.
+    """
     hidden = nn.relu(dense_given(encoder["hidden0"], features, attention))
     return tuple(jnp.split(dense(encoder["out"], nn.relu(dense(encoder["hidden1"], hidden))), 2, axis=-1))
 
@@ -73,7 +85,14 @@ def encode(
 def decode(
     decoder: Params, z: Float[Array, "n z"], attention: Float[Array, " n"], r: float = 0.0
 ) -> Float[Array, "n h"]:
-    """The last hidden layer of f(lambda, z + r lambda); the reconstruction is the layer "out" of it."""
+    """The last hidden layer of f(lambda, z + r lambda); the reconstruction is the layer "out" of it.
+
+    Args:
+      decoder: the layers hidden0, of z + 1 inputs, hidden1 and out.
+      z: the code.
+      attention: lambda.
+      r: what is added to the code for a lambda of 1.
+    """
     kernel = decoder["hidden0"]["kernel"]
     # r lambda is the same in all dimensions of z, so that its gradient needs no product.
     layer = {**decoder["hidden0"], "kernel": kernel.at[-1].add(r * kernel[:-1].sum(0))}
@@ -86,6 +105,11 @@ def squared_error(out: Params, hidden: Float[Array, "n h"], features: Float[Arra
     With K the kernel and the bias below it, and u = [hidden, 1]: |x|^2 - 2 u K x + u K K' u. It takes one product with
     the features, and its gradient another one for K and none for `hidden`, where the direct form takes one more each.
     Float32 loses what is below 1e-6 |x|^2, of which there is none in a code of 128 numbers for 1,024.
+
+    Args:
+      out: the last layer of the decoder.
+      hidden: what it is given (`decode`).
+      features: x.
     """
     kernel = jnp.concatenate([out["kernel"], out["bias"][None]])
     u = jnp.concatenate([hidden, jnp.ones_like(hidden[:, :1])], axis=1)
@@ -105,7 +129,13 @@ def masked_mean(x: Float[Array, " n"], mask: Float[Array, " n"]) -> Float[Array,
 def kl_divergence(
     mean: Float[Array, "n z"], log_variance: Float[Array, "n z"], prior: Float[Array, " n"]
 ) -> Float[Array, " n"]:
-    """KL(N(mean, variance) || N(prior 1, I)) / z of each snippet, in closed form."""
+    """KL(N(mean, variance) || N(prior 1, I)) / z of each snippet, in closed form.
+
+    Args:
+      mean: of q.
+      log_variance: of q.
+      prior: the mean of p in all dimensions, r lambda.
+    """
     return jnp.mean(jnp.exp(log_variance) + (mean - prior[:, None]) ** 2 - 1 - log_variance, axis=1) / 2
 
 
@@ -119,7 +149,20 @@ def cvae_loss(
     r: float,
     beta: float,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Eq. 10 with one sample z = mean + noise * deviation: reconstruction error and KL divergence times `beta`."""
+    """Eq. 10 with one sample z = mean + noise * deviation: reconstruction error and KL divergence times `beta`.
+
+    Both are means over the snippets there are, and over dimensions.
+
+    Args:
+      encoder: see `encode`.
+      decoder: see `decode`.
+      features: x, which is to be reconstructed.
+      attention: lambda, the condition.
+      mask: 1 for each snippet there is.
+      noise: standard normal.
+      r: the prior is N(r lambda, I).
+      beta: weight of the divergence.
+    """
     # What padding holds may be large, and the exponential of it infinite.
     mean, log_variance = (x * mask[:, None] for x in encode(encoder, features, attention))
     hidden = decode(decoder, mean + noise * jnp.exp(log_variance / 2), attention)
@@ -139,6 +182,14 @@ def reconstruction_loss(
 
     The attention has a gradient through z and as an input of the decoder. The decoder is frozen in that its group is
     none of those that the phase trains.
+
+    Args:
+      decoder: see `decode`.
+      features: x.
+      attention: lambda.
+      mask: 1 for each snippet there is.
+      noise: standard normal.
+      r: the prior is N(r lambda, I).
     """
     hidden = decode(decoder, noise, attention, r)
     return masked_mean(squared_error(decoder["out"], hidden, features), mask)
@@ -147,9 +198,13 @@ def reconstruction_loss(
 def pool(
     weights: Float[Array, " n"], activation: Float[Array, "n k"], bias: Float[Array, " k"], epsilon: float = 0.0
 ) -> Float[Array, " k"]:
-    """Logits of the weighted mean feature, eqs. 4 and 5; `activation` is features @ kernel, without the bias.
+    """Logits of the weighted mean feature, eqs. 4 and 5.
 
-    With `epsilon` above 0, the sum of the weights is made that much larger.
+    Args:
+      weights: of the snippets, 0 at padding.
+      activation: features @ kernel, without the bias.
+      bias: of the classifier.
+      epsilon: the sum of the weights is made that much larger.
     """
     return weights @ activation / jnp.maximum(weights.sum() + epsilon, TINY) + bias
 
@@ -162,7 +217,16 @@ def discriminative_losses(
     labels: Float[Array, " c"],
     epsilon: float = 0.0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """L_fg and L_bg of eq. 6: -log p(y | x_fg) and -log p(background | x_bg), of k = c + 1 classes."""
+    """L_fg and L_bg of eq. 6: -log p(y | x_fg) and -log p(background | x_bg), of k = c + 1 classes.
+
+    Args:
+      activation: features @ kernel, without the bias.
+      bias: of the classifier.
+      attention: lambda.
+      mask: 1 for each snippet there is.
+      labels: y; without one L_fg is 0.
+      epsilon: see `pool`, for x_fg alone.
+    """
     target = jnp.append(labels / jnp.maximum(labels.sum(), 1), 0.0)
     foreground = optax.softmax_cross_entropy(pool(attention * mask, activation, bias, epsilon), target)
     background = -nn.log_softmax(pool((1 - attention) * mask, activation, bias))[-1]
@@ -178,240 +242,226 @@ def smooth(x: Float[Array, "n k"], sigma: float) -> Float[Array, "n k"]:
 
 
 def guide_loss(
-    logits: Float[Array, "n k"],
+    activation: Float[Array, "n k"],
     attention: Float[Array, " n"],
     mask: Float[Array, " n"],
     labels: Float[Array, " c"],
     sigma: float,
 ) -> Float[Array, ""]:
-    """L_guide, eqs. 13 to 15: the attention's distance from the smoothed class activation, which has no gradient.
+    """L_guide, eqs. 13 to 15: the attention's distance from the smoothed TCAM, which has no gradient.
 
-    Masked snippets count as no activation where the filter reaches them.
+    Args:
+      activation: w_c x_t of the classes and, last, background; without the classifier's bias, which the equations and
+        the authors' code leave out.
+      attention: lambda.
+      mask: masked snippets count as no activation where the filter reaches them.
+      labels: of several true classes, the foreground is the one that is the most probable after smoothing.
+      sigma: of the filter, in snippets.
     """
-    probability = nn.softmax(jax.lax.stop_gradient(logits))
-    foreground = (probability[:, :-1] * labels).max(1)
-    guides = smooth(jnp.stack([foreground, 1 - probability[:, -1]], axis=1) * mask[:, None], sigma)
-    return masked_mean(jnp.abs(attention[:, None] - guides).sum(1), mask)
+    probability = nn.softmax(jax.lax.stop_gradient(activation))[:, :-1] * mask[:, None]
+    tcam = smooth(probability, sigma)
+    foreground, background = (tcam * labels).max(1), tcam.sum(1)
+    return masked_mean(jnp.abs(attention - foreground) + jnp.abs(attention - background), mask)
+
+
+def attend_and_classify(
+    params: Params, features: Float[Array, "n d"], mask: Float[Array, " n"]
+) -> tuple[Float[Array, " n"], Float[Array, "n k"]]:
+    """The attention, and the class activation without its bias."""
+    layers, kernel = params["attention"], params["classifier"]["kernel"]
+    hidden, activation = products(features, layers["hidden"]["kernel"], kernel)
+    logits = dense(layers["out"], nn.relu(hidden + layers["hidden"]["bias"]))
+    return nn.sigmoid(logits)[:, 0] * mask, activation
+
+
+def warm(config: ConfigDict, epoch: Int[Array, ""]) -> Float[Array, ""] | float:
+    """The weight of what is warmed up: from 0 to 1 in `config.warmup` cycles."""
+    return jnp.minimum(epoch / config.warmup, 1) if config.warmup else 1.0
+
+
+def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
+    """The groups attention and classifier and, with L_re, encoder and decoder."""
+    keys = jax.random.split(key, 4)
+    d, k = sum(spec.dims), spec.num_classes + 1
+    z, h = config.latent, config.cvae_hidden
+    params = {
+        "attention": init_attention(keys[0], d, config.hidden),
+        "classifier": init_dense(keys[1], d, k),
+    }
+    if config.gamma1 > 0:
+        params["encoder"] = init_layers(keys[2], hidden0=(d + 1, h), hidden1=(h, h), out=(h, 2 * z))
+        params["decoder"] = init_layers(keys[3], hidden0=(z + 1, h), hidden1=(h, h), out=(h, d))
+    return params
+
+
+def loss_cvae(
+    config: ConfigDict, params: Params, video: Video, step: Step
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Eq. 10, warmed up; the attention is taken as it is."""
+    features, mask = video.features, video.mask
+    attention = jax.lax.stop_gradient(attend(params["attention"], features, nn.relu) * mask)
+    noise = jax.random.normal(step.key, (len(mask), config.latent), features.dtype)
+    error, divergence = cvae_loss(
+        params["encoder"], params["decoder"], features, attention, mask, noise, config.r, config.beta
+    )
+    total = error + divergence
+    metrics = {"loss": total, "reconstruction": error, "divergence": divergence}
+    return config.cvae_weight * warm(config, step.epoch) * total, metrics
+
+
+def loss_attention(
+    config: ConfigDict, params: Params, video: Video, step: Step
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Eq. 16, L_re warmed up with `config.warm_reconstruction`."""
+    features, mask = video.features, video.mask
+    noise_key, dropout_key = jax.random.split(step.key)
+    seen = drop_dimensions(dropout_key, features, config.dropout)
+    attention, activation = attend_and_classify(params, seen, mask)
+    bias = params["classifier"]["bias"]
+    foreground, background = discriminative_losses(
+        activation, bias, attention, mask, video.labels, config.foreground_epsilon
+    )
+    total = config.foreground * foreground + config.alpha * background
+    metrics = {"foreground": foreground, "background": background, "attention": masked_mean(attention, mask)}
+    if config.gamma2:
+        metrics["guide"] = guide_loss(activation, attention, mask, video.labels, config.sigma)
+        total += config.gamma2 * metrics["guide"]
+    if config.gamma1 > 0:
+        noise = jax.random.normal(noise_key, (len(mask), config.latent), features.dtype)
+        metrics["reconstruction"] = reconstruction_loss(params["decoder"], features, attention, mask, noise, config.r)
+        weight = warm(config, step.epoch) if config.warm_reconstruction else 1.0
+        total += config.gamma1 * weight * metrics["reconstruction"]
+    return total, {"loss": total, **metrics}
+
+
+def score(config: ConfigDict, params: Params, video: Video) -> Scores:
+    """The video score is softmax of the logits of x_fg (without background); the CAS is attention times TCAM.
+
+    TCAM is the softmax over classes and background of eq. 13, unsmoothed; by the released rule a sigmoid. Neither has
+    the classifier's bias; evidence, which is what the classifier says of a snippet alone, has it.
+    """
+    mask = video.mask[:, None]
+    attention, activation = attend_and_classify(params, video.features, video.mask)
+    bias = params["classifier"]["bias"]
+    video_score = nn.softmax(pool(attention, activation, bias))[:-1]
+    evidence = nn.softmax(activation + bias)[:, :-1] * mask
+    extras = Extras((activation + bias) * mask, nn.sigmoid(activation)[:, :-1] * mask)
+    tcam = extras.tcam if config.proposals == "released" else nn.softmax(activation)[:, :-1] * mask
+    return Scores(video_score, attention[:, None] * tcam, attention, extras, evidence)
 
 
 def method(config: ConfigDict) -> Method:
     """`config`: hidden, units of the attention; latent, dimensions of z; cvae_hidden, units of the CVAE's layers; r and
     beta of the CVAE; foreground, alpha, gamma1 and gamma2, the weights of L_fg, L_bg, L_re and L_guide; sigma, of the
-    smoothing, in snippets; warmup, cycles over which L_re and L_cvae get their weight; dropout, share of the feature
-    dimensions that attention and classifier do not see of a training video; foreground_epsilon, cvae_weight, proposals,
-    own_share and mask_threshold: see configs/dgam.py.
+    smoothing, in snippets; warmup, cycles over which L_cvae and, with warm_reconstruction, L_re get their weight;
+    dropout, share of the feature dimensions that attention and classifier do not see of a training video;
+    foreground_epsilon, cvae_weight and proposals: see configs/dgam.py.
 
     With gamma1 = 0 there is no CVAE, and no phase for it.
     """
-    attention_module = Attention(config.hidden, nn.relu)
-    generative = config.gamma1 > 0
-
-    def attend(params: Params, features: Float[Array, "n d"], mask: Float[Array, " n"]) -> Float[Array, " n"]:
-        return attention_module.apply({"params": params["attention"]}, features) * mask
-
-    def attend_and_classify(
-        params: Params, features: Float[Array, "n d"], mask: Float[Array, " n"]
-    ) -> tuple[Float[Array, " n"], Float[Array, "n k"]]:
-        """`attend`, and the class activation without its bias."""
-        layers, kernel = params["attention"], params["classifier"]["kernel"]
-        hidden, activation = products(features, layers["hidden"]["kernel"], kernel)
-        logits = dense(layers["out"], nn.relu(hidden + layers["hidden"]["bias"]))
-        return nn.sigmoid(logits)[:, 0] * mask, activation
-
-    def warm(epoch: Int[Array, ""]) -> Float[Array, ""] | float:
-        return jnp.minimum(epoch / config.warmup, 1) if config.warmup else 1.0
-
-    def init(key: PRNGKeyArray, spec: Spec) -> Params:
-        keys = jax.random.split(key, 4)
-        d, k = sum(spec.dims), spec.num_classes + 1
-        z, h = config.latent, config.cvae_hidden
-        params = {
-            "attention": attention_module.init(keys[0], jnp.zeros((1, d)))["params"],
-            "classifier": init_layers(keys[1], out=(d, k))["out"],
-        }
-        if generative:
-            params["encoder"] = init_layers(keys[2], hidden0=(d + 1, h), hidden1=(h, h), out=(h, 2 * z))
-            params["decoder"] = init_layers(keys[3], hidden0=(z + 1, h), hidden1=(h, h), out=(h, d))
-        return params
-
-    def loss_cvae(
-        params: Params, video: Video, key: PRNGKeyArray, epoch: Int[Array, ""]
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Eq. 10, warmed up; the attention is taken as it is."""
-        features, mask = video.features, video.mask
-        attention = jax.lax.stop_gradient(attend(params, features, mask))
-        noise = jax.random.normal(key, (len(mask), config.latent), features.dtype)
-        error, divergence = cvae_loss(
-            params["encoder"], params["decoder"], features, attention, mask, noise, config.r, config.beta
-        )
-        total = error + divergence
-        metrics = {"loss": total, "reconstruction": error, "divergence": divergence}
-        return config.cvae_weight * warm(epoch) * total, metrics
-
-    def loss_attention(
-        params: Params, video: Video, key: PRNGKeyArray, epoch: Int[Array, ""]
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Eq. 16, L_re warmed up."""
-        features, mask = video.features, video.mask
-        noise_key, dropout_key = jax.random.split(key)
-        seen = features
-        if config.dropout:
-            kept = jax.random.bernoulli(dropout_key, 1 - config.dropout, features.shape[1:])
-            seen = features * (kept / (1 - config.dropout))
-        attention, activation = attend_and_classify(params, seen, mask)
-        bias = params["classifier"]["bias"]
-        foreground, background = discriminative_losses(
-            activation, bias, attention, mask, video.labels, config.foreground_epsilon
-        )
-        total = config.foreground * foreground + config.alpha * background
-        metrics = {"foreground": foreground, "background": background, "attention": masked_mean(attention, mask)}
-        if config.gamma2:
-            metrics["guide"] = guide_loss(activation + bias, attention, mask, video.labels, config.sigma)
-            total += config.gamma2 * metrics["guide"]
-        if generative:
-            noise = jax.random.normal(noise_key, (len(mask), config.latent), features.dtype)
-            metrics["reconstruction"] = reconstruction_loss(
-                params["decoder"], features, attention, mask, noise, config.r
-            )
-            total += config.gamma1 * warm(epoch) * metrics["reconstruction"]
-        return total, {"loss": total, **metrics}
-
-    def score(params: Params, video: Video) -> Scores:
-        """The video score is softmax of the logits of x_fg (without background); the CAS is attention times TCAM.
-
-        TCAM is the softmax over classes and background of eq. 13, unsmoothed; by the released rule a sigmoid.
-        """
-        mask = video.mask[:, None]
-        attention, activation = attend_and_classify(params, video.features, video.mask)
-        bias = params["classifier"]["bias"]
-        video_score = nn.softmax(pool(attention, activation, bias))[:-1]
-        evidence = nn.softmax(activation + bias)[:, :-1] * mask
-        extras = {"evidence": evidence, "logits": (activation + bias) * mask}
-        if config.proposals == "attention":
-            return Scores(video_score, attention[:, None] * evidence, attention, extras)
-        tcam = nn.sigmoid(activation)[:, :-1] * mask  # without the bias
-        extras |= {"tcam": tcam, "own_share": jnp.float32(config.own_share)}
-        extras |= {"mask_threshold": jnp.float32(config.mask_threshold)}
-        return Scores(video_score, attention[:, None] * tcam, attention, extras)
-
-    phases = [Phase("attention", loss_attention, ("attention", "classifier"))]
-    if generative:
-        phases.insert(0, Phase("cvae", loss_cvae, ("encoder", "decoder")))
-    return Method(init, tuple(phases), score, propose, fuse=fuse_models)
+    phases = [Phase("attention", partial(loss_attention, config), ("attention", "classifier"))]
+    if config.gamma1 > 0:
+        phases.insert(0, Phase("cvae", partial(loss_cvae, config), ("encoder", "decoder")))
+    rule = as_released if config.proposals == "released" else by_attention
+    return Method(partial(init, config), tuple(phases), partial(score, config), partial(propose, rule))
 
 
-def propose(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
+def propose(
+    rule: Callable[[Model, Sequence[Model], Meta], Detections], models: Sequence[Model], fused: Model, meta: Meta
+) -> Detections:
     """Section 3.5: segments found in each model alone, those of all models together thinned out by `localize.nms`.
 
-    A class is looked for in the models whose video score for it is high enough (`localize.predicted_classes`). Which
-    segments there are and what they score is up to `by_attention`, or `as_released` for scores made for that. Scores
-    are differences of logits (as released, of activations) and can be negative. `config.soft_nms` is not used.
+    A class is looked for in the models whose video score for it is high enough (`localize.predicted_classes`). Scores
+    are differences of logits (as released, of activations) and can be negative. `soft_nms` is not used.
 
     Args:
-      scores: of one video without padding (extras with it), NumPy; of one model, or of several from `fuse.fuse_models`.
+      rule: which segments there are in a model and what they score: `by_attention` or `as_released`.
+      models: each one's scores, with `Extras`, and its options.
+      fused: option `nms` alone.
       meta: of the same video.
-      config: `config.localize`.
     """
-    models = scores.extras.get("models", (scores,))
-    found = []
-    for i, own in enumerate(models):
-        if "tcam" in own.extras:
-            found.append(as_released(own, models[:i] + models[i + 1 :], meta, config))
-        else:
-            found.append(by_attention(own, meta, config))
-    return localize.nms_by_class(Detections(*(np.concatenate(parts) for parts in zip(*found))), config.nms)
+    found = [rule(own, [*models[:i], *models[i + 1 :]], meta) for i, own in enumerate(models)]
+    return localize.nms_by_class(localize.join(found), fused.options.nms)
 
 
-def by_attention(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
-    """Runs of snippets with attention above one of `config.thresholds` (absolute), scored by eq. 17.
+def by_attention(own: Model, others: Sequence[Model], meta: Meta) -> Detections:
+    """Runs of snippets with attention above one of `thresholds` (absolute), scored by eq. 17.
 
     s(t_s, t_e, c) is the logit, before the softmax, of the attention-weighted mean feature from t_s to t_e; where a
     flank covers a part of a snippet, that part counts. A flank that is outside the video, or without attention, has 0.
+
+    Args:
+      own: options `reject`, `thresholds` and `eta`, the weight of the flanks.
+      others: not used.
+      meta: of the same video.
     """
-    n = meta.length
+    scores, options = own
     attention = np.asarray(scores.attention, np.float64)
-    logits = np.asarray(scores.extras["logits"][:n, :-1], np.float64)
-    classes = localize.predicted_classes(scores.video_score, config.reject)
-    runs = np.concatenate([localize.components(attention > threshold) for threshold in config.thresholds])
-    edges = np.arange(n + 1)
-    weight = np.append(0, np.cumsum(attention))
-    total = np.concatenate([np.zeros((1, len(classes))), np.cumsum(attention[:, None] * logits[:, classes], axis=0)])
+    logits = np.asarray(scores.extras.logits[: meta.length, :-1], np.float64)
+    runs = localize.runs_above(attention, options.thresholds)
+    found = []
+    for c in localize.predicted_classes(scores.video_score, options.reject):
 
-    def mean(start, end):
-        """[k c]: s of eq. 17, between edges of snippets."""
-        covered = np.interp(end, edges, weight) - np.interp(start, edges, weight)
-        sums = [np.interp(end, edges, column) - np.interp(start, edges, column) for column in total.T]
-        return np.divide(
-            np.stack(sums, 1), covered[:, None], out=np.zeros((len(start), len(sums))), where=covered[:, None] > TINY
-        )
+        def mean(runs, weighted=attention * logits[:, c]):
+            """s of eq. 17."""
+            weight = localize.run_sums(attention, runs)
+            return np.divide(localize.run_sums(weighted, runs), weight, out=np.zeros(len(runs)), where=weight > TINY)
 
-    start, end = runs.T.astype(np.float64)
-    flank = (end - start) / 4
-    score = mean(start, end) - config.eta * (mean(start - flank, start) + mean(end, end + flank))
-    return detections(runs, score, classes, meta)
+        before, after = (mean(flank) for flank in flanks(runs, np.diff(runs) / 4))
+        score = mean(runs) - options.eta * (before + after)
+        found.append(localize.detections(runs, c, score, meta))
+    return localize.join(found)
 
 
-def as_released(own: Scores, others: Sequence[Scores], meta: Meta, config: ConfigDict) -> Detections:
+def flanks(
+    runs: Int[np.ndarray, "k 2"], length: Float[np.ndarray, "k 1"] | Int[np.ndarray, "k 1"]
+) -> tuple[Shaped[np.ndarray, "k 2"], Shaped[np.ndarray, "k 2"]]:
+    """What is before and after each run, of the given lengths; it may reach beyond the video."""
+    start, end = runs[:, :1], runs[:, 1:]
+    return np.concatenate([start - length, start], axis=1), np.concatenate([end, end + length], axis=1)
+
+
+def as_released(own: Model, others: Sequence[Model], meta: Meta) -> Detections:
     """The rule of the authors' code, with one other model (the other stream) or none.
 
-    n snippets, at least `config.min_snippets` and at most `config.max_snippets`, spread evenly over the video (repeated
-    in a short one). A class activation is `attention * sigmoid(features @ kernel)`. Signals are interpolated between
-    snippets, `config.upsample` values for each. Runs of `0.8 * own activation + 0.2 * attention^2` (smoothed by a
-    Gaussian of `config.smooth` values, if that is not 0) above the stream's `mask_threshold` are segments. The score of
-    a value is attention times the streams' mean activation, `own_share` being the weight of this stream, and both with
-    this stream's attention; that of a segment its mean over it, minus `config.eta` times the means over its flanks, a
-    quarter of the length (rounded down) and 1 longer each, where a flank at the end of the video has 0.
+    n snippets, at least `min_snippets` and at most `max_snippets`, spread evenly over the video (repeated in a short
+    one). A class activation is `attention * sigmoid(features @ kernel)`. Signals are interpolated between snippets,
+    `upsample` values for each. Runs of `0.8 * own activation + 0.2 * attention^2` (smoothed by a Gaussian of `smooth`
+    values, if that is not 0) above `mask_threshold` are segments. The score of a value is attention times the streams'
+    mean activation, `own_share` being the weight of this stream, and both with this stream's attention; that of a
+    segment its mean over it, minus `eta` times the means over its flanks, a quarter of the length (rounded down) and 1
+    longer each, where a flank at the end of the video has 0.
 
     Differs in that class 0 is treated as others are, and that a segment may be the first value alone. The classes are
     those of all snippets.
+
+    Args:
+      own: this stream's scores and options.
+      others: those of the other streams.
+      meta: of the same video.
     """
+    scores, options = own
     length = meta.length
-    n = int(np.clip(length, config.min_snippets, config.max_snippets))
+    n = int(np.clip(length, options.min_snippets, options.max_snippets))
     chosen = np.arange(n) * length // n
-    attention = np.asarray(own.attention, np.float64)[chosen]
-    classes = localize.predicted_classes(own.video_score, config.reject)
+    attention = np.asarray(scores.attention, np.float64)[chosen, None]
+    classes = localize.predicted_classes(scores.video_score, options.reject)
 
-    def activation(scores):
-        return attention[:, None] * np.asarray(scores.extras["tcam"], np.float64)[chosen][:, classes]
-
-    def upsample(x):
-        """Linear, and beyond the last snippet as between the last two."""
-        x = np.concatenate([x, 2 * x[-1:] - x[-2:][:1]])
-        at = np.arange(n * config.upsample) / config.upsample
-        return np.stack([np.interp(at, np.arange(n + 1), column) for column in x.T], axis=1)
+    def activation(model):
+        return attention * np.asarray(model.scores.extras.tcam, np.float64)[chosen][:, classes]
 
     signal = activation(own)
-    share = float(own.extras["own_share"]) if others else 1.0
+    share = options.own_share if others else 1.0
     mixed = share * signal + (1 - share) * sum(activation(other) for other in others) / max(len(others), 1)
-    level = upsample(0.8 * signal + 0.2 * attention[:, None] ** 2)
-    if config.smooth:
-        level = gaussian_filter1d(level, config.smooth, axis=0)
-    values = upsample(attention[:, None] * mixed)
-    sums = np.concatenate([np.zeros((1, len(classes))), np.cumsum(values, axis=0)])
+    level = localize.upsample(0.8 * signal + 0.2 * attention**2, options.upsample)
+    if options.smooth:
+        level = gaussian_filter1d(level, options.smooth, axis=0)
+    values = localize.upsample(attention * mixed, options.upsample)
     found = []
-    for i in range(len(classes)):
-        runs = localize.components(level[:, i] > own.extras["mask_threshold"])
-        start, end = runs.T
-        flank = (end - start) // 4 + 1
-
-        def mean(first, last, total=sums[:, i]):
-            first, last = first.clip(0, len(values)), last.clip(0, len(values))
-            return (total[last] - total[first]) / np.maximum(last - first, 1)
-
-        score = mean(start, end) - config.eta * (mean(start - flank, start) + mean(end, end + flank))
-        found.append(detections(runs * (length / (n * config.upsample)), score[:, None], classes[i : i + 1], meta))
-    return Detections(*(np.concatenate(parts) for parts in zip(*found)))
-
-
-def detections(
-    runs: Float[np.ndarray, "k 2"] | Int[np.ndarray, "k 2"],
-    score: Float[np.ndarray, "k c"],
-    classes: Int[np.ndarray, " c"],
-    meta: Meta,
-) -> Detections:
-    """A detection of each run, between edges of snippets, and class; without those that have no length in the video."""
-    segments = snippet_to_seconds(runs - 0.5, meta).clip(0, meta.duration)
-    real = segments[:, 0] < segments[:, 1]
-    segments, score = segments[real], score[real]
-    labels = np.tile(classes, len(segments))
-    return Detections(np.repeat(segments, len(classes), axis=0), labels, score.ravel())
+    for i, c in enumerate(classes):
+        runs = localize.components(level[:, i] > options.mask_threshold)
+        around = flanks(runs, np.diff(runs) // 4 + 1)
+        before, after = (localize.run_means(values[:, i], flank) for flank in around)
+        score = localize.run_means(values[:, i], runs) - options.eta * (before + after)
+        found.append(localize.detections(runs * (length / len(level)), c, score, meta))
+    return localize.join(found)

@@ -1,4 +1,6 @@
-"""IWO-Net: iterative winners-out networks (Zeng et al., TIP 2019). One model of both streams.
+"""IWO-Net: iterative winners-out networks (Zeng et al., TIP 2019, https://ieeexplore.ieee.org/document/8737877).
+
+One model of both streams.
 
 M attention heads per stream each take a weighted mean of K segments (eq. 3), which is scaled to length 1 / sqrt(M)
 (eq. 4); a linear classifier of all heads of all streams says which class it is (eq. 6). As all that is linear in the
@@ -30,6 +32,8 @@ A training step costs 4 products of [M d] with [K d] per video and stream, and s
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,9 +43,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from wsal_jax import layers, localize
-from wsal_jax.method import Method, Params, Phase, Spec
-from wsal_jax.times import snippet_to_seconds
-from wsal_jax.types import Detections, InputError, Meta, Scores, Video
+from wsal_jax.method import Method, Params, Phase, Spec, Step
+from wsal_jax.types import Detections, InputError, Meta, Model, Scores, Video
 
 SCORES = ("csc", "cam", "attention")
 
@@ -49,13 +52,33 @@ TINY = 1e-12
 """The square of the length below which a vector is one of length 0."""
 
 
+class Extras(NamedTuple):
+    """What Algorithms 1 and 2 leave for `revise` and `propose`."""
+
+    winners: Float[Any, "q k"]
+    """Of the q best classes, what Algorithm 2 selects on the grid (`winners_out`)."""
+    classes: Int[Any, " q"]
+    length: Int[Any, ""]
+    """Of the video."""
+
+
 def attend(logits: Float[Array, "m k"], mask: Float[Array, " k"]) -> Float[Array, "m k"]:
-    """Eq. 3: the softmax over the segments there are; the others get exactly 0, and all do where none is left."""
+    """Eq. 3: the softmax over the segments there are; the others get exactly 0, and all do where none is left.
+
+    Args:
+      logits: W H' + B of each head.
+      mask: 1 for each segment there is.
+    """
     return jax.nn.softmax(jnp.where(mask > 0, logits, -1e30), axis=1) * (mask > 0)
 
 
 def shifting_operation(heads: Params, pooled: Float[Array, "m d"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """Eq. 4 as `v = scale * A H + shift` of each head, from its weighted mean A H; both are 0 where v has no length."""
+    """Eq. 4 as `v = scale * A H + shift` of each head, from its weighted mean A H; both are 0 where v has no length.
+
+    Args:
+      heads: `scale` is alpha, `shift` beta, if there is one.
+      pooled: A H.
+    """
     alpha = heads["scale"] if "shift" in heads else jnp.sign(heads["scale"])
     beta = heads.get("shift", jnp.zeros_like(alpha))
     square = jnp.sum((alpha[:, None] * pooled + beta[:, None]) ** 2, axis=1)
@@ -118,6 +141,122 @@ def winners_out(
     return selected
 
 
+def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
+    """alpha and beta are drawn from N(0, M^-1/4), read as the standard deviation; W as a fully-connected layer."""
+    attention_key, classifier_key = jax.random.split(key)
+    normal = jax.nn.initializers.lecun_normal()
+    streams = []
+    for i, d in enumerate(spec.dims):
+        keys = jax.random.split(jax.random.fold_in(attention_key, i), 3)
+        heads = {"scale": jax.random.normal(keys[0], (config.heads,)) * config.heads**-0.25}
+        if config.shift:
+            heads["shift"] = jax.random.normal(keys[1], (config.heads,)) * config.heads**-0.25
+        if config.scores != "cam":
+            heads["kernel"] = normal(keys[2], (d, config.heads)).T
+            heads["bias"] = jnp.zeros((config.heads, config.segments))
+        streams.append(heads)
+    kernel = normal(classifier_key, (sum(spec.dims) * config.heads, spec.num_classes))
+    kernels = jnp.split(kernel, np.cumsum(spec.dims)[:-1] * config.heads)
+    kernels = [x.reshape(config.heads, -1, spec.num_classes) for x in kernels]
+    return {
+        "attention": tuple(streams),
+        "classifier": {"kernel": tuple(kernels), "bias": jnp.zeros(spec.num_classes)},
+    }
+
+
+def on_grid(
+    config: ConfigDict, params: Params, video: Video
+) -> tuple[list[tuple[Params, Array, Array, Array]], Float[Array, " k"]]:
+    """Of each stream its heads, attention logits [m k], features [k d] and classifier [m d c]; and the mask."""
+    at = layers.grid(video.length, config.segments)
+    streams, start = [], 0
+    for heads, kernel in zip(params["attention"], params["classifier"]["kernel"]):
+        features = video.features[at, start : start + kernel.shape[1]]
+        start += kernel.shape[1]
+        cam = "kernel" not in heads
+        logits = jnp.zeros((config.heads, config.segments)) if cam else (features @ heads["kernel"].T).T + heads["bias"]
+        streams.append((heads, logits, features, kernel))
+    return streams, video.mask[at]
+
+
+def loss(
+    config: ConfigDict, params: Params, video: Video, step: Step
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Eq. 6 for one video; without a label there is nothing to classify."""
+    streams, mask = on_grid(config, params, video)
+    logits, penalty = params["classifier"]["bias"], 0.0
+    for i, (heads, attention_logits, features, kernel) in enumerate(streams):
+        attention = attend(attention_logits, mask)
+        pooled = attention @ features
+        scale, shift = shifting_operation(heads, pooled)
+        kept = jax.random.bernoulli(jax.random.fold_in(step.key, i), 1 - config.dropout, pooled.shape)
+        outputs = (scale[:, None] * pooled + shift[:, None]) * kept / (1 - config.dropout)
+        logits = logits + jnp.einsum("md,mdc->c", outputs, kernel)
+        penalty = penalty + redundancy(attention)
+    classification = optax.softmax_cross_entropy(logits, video.labels / jnp.maximum(video.labels.sum(), 1))
+    total = classification + config.penalty * penalty
+    return total, {"loss": total, "classification": classification, "penalty": penalty}
+
+
+def fuse_streams(config: ConfigDict, of_streams: Sequence[Float[Array, "k *c"]]) -> Float[Array, "k *c"]:
+    """Eq. 10."""
+    return of_streams[0] + config.gamma * sum(of_streams[1:])
+
+
+def score(config: ConfigDict, params: Params, video: Video) -> Scores:
+    """`cas` is the score of the first step; `attention` the mean of all heads of all streams, over its maximum.
+
+    `evidence` is the probability of a segment alone.
+    """
+    streams, mask = on_grid(config, params, video)
+    responses = [jnp.einsum("kd,mdc->kmc", features, kernel) for _, _, features, kernel in streams]
+
+    def importance(left, responses):
+        if config.scores == "attention":
+            weights = [attend(logits, left).mean(axis=0)[:, None] for _, logits, _, _ in streams]
+            return jnp.broadcast_to(fuse_streams(config, weights), (config.segments, responses[0].shape[2]))
+        parts = [contributions(*stream[:3], response, left) for stream, response in zip(streams, responses)]
+        return fuse_streams(config, [jax.nn.relu(x) for x in parts])
+
+    logits = alone = params["classifier"]["bias"]
+    for (heads, attention_logits, features, kernel), response in zip(streams, responses):
+        total = kernel.sum(axis=1)  # what a shift is multiplied by
+        _, shift = shifting_operation(heads, attend(attention_logits, mask) @ features)
+        part = contributions(heads, attention_logits, features, response, mask)
+        logits = logits + part.sum(axis=0) + shift @ total
+        same = jnp.broadcast_to(features[:, None], (config.segments, config.heads, features.shape[1]))
+        scale, shift = jax.vmap(shifting_operation, (None, 0))(heads, same)
+        alone = alone + jnp.einsum("km,kmc->kc", scale, response) + shift @ total
+    video_score = jax.nn.softmax(logits)
+
+    def select(c):
+        of_class = [jax.lax.dynamic_slice_in_dim(x, c, 1, axis=2) for x in responses]
+        return winners_out(lambda left: importance(left, of_class)[:, 0], mask, count, config.test_steps)
+
+    count = max(1, round(config.share * config.segments))
+    _, classes = jax.lax.top_k(video_score, min(config.test_classes, video_score.size))
+    attention = sum(attend(stream[1], mask).mean(axis=0) for stream in streams)
+    attention = attention / jnp.maximum(attention.max(), jnp.finfo(attention.dtype).tiny)
+    at = layers.off_grid(video.length, config.segments, len(video.mask))
+    there = video.mask[:, None]
+    return Scores(
+        video_score,
+        importance(mask, responses)[at] * there,
+        attention[at] * video.mask,
+        Extras(jax.vmap(select)(classes), classes, video.length),
+        jax.nn.softmax(alone)[at] * there,
+    )
+
+
+def revise(
+    config: ConfigDict, keep: Float[Array, " n"], scores: Scores, labels: Float[Array, " c"]
+) -> Float[Array, " n"]:
+    """Algorithm 1, lines 4 to 10: takes the winners of each true class out of what is left."""
+    count = jnp.maximum(1, jnp.round(config.share * scores.extras.length)).astype(int)
+    won = jax.vmap(winners, (1, None), 1)(scores.cas * keep[:, None], count)
+    return keep * ~(won & (labels > 0)).any(axis=1)
+
+
 def method(config: ConfigDict) -> Method:
     """`config`: segments, the K positions of the grid; heads, M; shift, whether eq. 4 has a beta; dropout, the share of
     entries; penalty, the weight of `redundancy`; gamma, of eq. 10, that of all streams but the first; share, p / K;
@@ -134,122 +273,13 @@ def method(config: ConfigDict) -> Method:
             raise InputError(f"config.method.{option}={config[option]}: give at least 1")
     if not 0 < config.share <= 1:
         raise InputError(f"config.method.share={config.share}: give a share of the segments, above 0 and up to 1")
-    size = config.segments
-
-    def init(key: PRNGKeyArray, spec: Spec) -> Params:
-        """alpha and beta are drawn from N(0, M^-1/4), read as the standard deviation; W as a fully-connected layer."""
-        attention_key, classifier_key = jax.random.split(key)
-        normal = jax.nn.initializers.lecun_normal()
-        streams = []
-        for i, d in enumerate(spec.dims):
-            keys = jax.random.split(jax.random.fold_in(attention_key, i), 3)
-            heads = {"scale": jax.random.normal(keys[0], (config.heads,)) * config.heads**-0.25}
-            if config.shift:
-                heads["shift"] = jax.random.normal(keys[1], (config.heads,)) * config.heads**-0.25
-            if config.scores != "cam":
-                heads["kernel"] = normal(keys[2], (d, config.heads)).T
-                heads["bias"] = jnp.zeros((config.heads, size))
-            streams.append(heads)
-        kernel = normal(classifier_key, (sum(spec.dims) * config.heads, spec.num_classes))
-        kernels = jnp.split(kernel, np.cumsum(spec.dims)[:-1] * config.heads)
-        kernels = [x.reshape(config.heads, -1, spec.num_classes) for x in kernels]
-        return {
-            "attention": tuple(streams),
-            "classifier": {"kernel": tuple(kernels), "bias": jnp.zeros(spec.num_classes)},
-        }
-
-    def on_grid(params: Params, video: Video) -> tuple[list[tuple[Params, Array, Array, Array]], Float[Array, " k"]]:
-        """Of each stream its heads, attention logits [m k], features [k d] and classifier [m d c]; and the mask."""
-        at = layers.grid(video.length, size)
-        streams, start = [], 0
-        for heads, kernel in zip(params["attention"], params["classifier"]["kernel"]):
-            features = video.features[at, start : start + kernel.shape[1]]
-            start += kernel.shape[1]
-            cam = "kernel" not in heads
-            logits = jnp.zeros((config.heads, size)) if cam else (features @ heads["kernel"].T).T + heads["bias"]
-            streams.append((heads, logits, features, kernel))
-        return streams, video.mask[at]
-
-    def loss(
-        params: Params, video: Video, key: PRNGKeyArray, epoch: Int[Array, ""]
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Eq. 6 for one video; without a label there is nothing to classify."""
-        del epoch
-        streams, mask = on_grid(params, video)
-        logits, penalty = params["classifier"]["bias"], 0.0
-        for i, (heads, attention_logits, features, kernel) in enumerate(streams):
-            attention = attend(attention_logits, mask)
-            pooled = attention @ features
-            scale, shift = shifting_operation(heads, pooled)
-            kept = jax.random.bernoulli(jax.random.fold_in(key, i), 1 - config.dropout, pooled.shape)
-            outputs = (scale[:, None] * pooled + shift[:, None]) * kept / (1 - config.dropout)
-            logits = logits + jnp.einsum("md,mdc->c", outputs, kernel)
-            penalty = penalty + redundancy(attention)
-        classification = optax.softmax_cross_entropy(logits, video.labels / jnp.maximum(video.labels.sum(), 1))
-        total = classification + config.penalty * penalty
-        return total, {"loss": total, "classification": classification, "penalty": penalty}
-
-    def fuse_streams(of_streams: Sequence[Float[Array, "k *c"]]) -> Float[Array, "k *c"]:
-        """Eq. 10."""
-        return of_streams[0] + config.gamma * sum(of_streams[1:])
-
-    def score(params: Params, video: Video) -> Scores:
-        """`cas` is the score of the first step; `attention` the mean of all heads of all streams, over its maximum.
-
-        `extras`: "evidence", from a segment alone; "winners" [q k], of the q best classes, "classes" [q], what
-        Algorithm 2 selects on the grid (`winners_out`); "length", of the video.
-        """
-        streams, mask = on_grid(params, video)
-        responses = [jnp.einsum("kd,mdc->kmc", features, kernel) for _, _, features, kernel in streams]
-
-        def importance(left, responses):
-            if config.scores == "attention":
-                weights = [attend(logits, left).mean(axis=0)[:, None] for _, logits, _, _ in streams]
-                return jnp.broadcast_to(fuse_streams(weights), (size, responses[0].shape[2]))
-            parts = [contributions(*stream[:3], response, left) for stream, response in zip(streams, responses)]
-            return fuse_streams([jax.nn.relu(x) for x in parts])
-
-        logits = alone = params["classifier"]["bias"]
-        for (heads, attention_logits, features, kernel), response in zip(streams, responses):
-            total = kernel.sum(axis=1)  # what a shift is multiplied by
-            _, shift = shifting_operation(heads, attend(attention_logits, mask) @ features)
-            part = contributions(heads, attention_logits, features, response, mask)
-            logits = logits + part.sum(axis=0) + shift @ total
-            same = jnp.broadcast_to(features[:, None], (size, config.heads, features.shape[1]))
-            scale, shift = jax.vmap(shifting_operation, (None, 0))(heads, same)
-            alone = alone + jnp.einsum("km,kmc->kc", scale, response) + shift @ total
-        video_score = jax.nn.softmax(logits)
-
-        def select(c):
-            of_class = [jax.lax.dynamic_slice_in_dim(x, c, 1, axis=2) for x in responses]
-            return winners_out(lambda left: importance(left, of_class)[:, 0], mask, count, config.test_steps)
-
-        count = max(1, round(config.share * size))
-        _, classes = jax.lax.top_k(video_score, min(config.test_classes, video_score.size))
-        attention = sum(attend(stream[1], mask).mean(axis=0) for stream in streams)
-        attention = attention / jnp.maximum(attention.max(), jnp.finfo(attention.dtype).tiny)
-        at = layers.off_grid(video.length, size, len(video.mask))
-        extras = {
-            "evidence": jax.nn.softmax(alone)[at] * video.mask[:, None],
-            "winners": jax.vmap(select)(classes),
-            "classes": classes,
-            "length": video.length,
-        }
-        return Scores(
-            video_score, importance(mask, responses)[at] * video.mask[:, None], attention[at] * video.mask, extras
-        )
-
-    def revise(keep: Float[Array, " n"], scores: Scores, labels: Float[Array, " c"]) -> Float[Array, " n"]:
-        """Algorithm 1, lines 4 to 10: takes the winners of each true class out of what is left."""
-        count = jnp.maximum(1, jnp.round(config.share * scores.extras["length"])).astype(int)
-        won = jax.vmap(winners, (1, None), 1)(scores.cas * keep[:, None], count)
-        return keep * ~(won & (labels > 0)).any(axis=1)
-
-    phases = (Phase("train", loss, ("attention", "classifier")),)
-    return Method(init, phases, score, propose, rounds=config.rounds, revise=revise)
+    phases = (Phase("train", partial(loss, config), ("attention", "classifier")),)
+    return Method(
+        partial(init, config), phases, partial(score, config), propose, config.rounds, partial(revise, config)
+    )
 
 
-def propose(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
+def propose(models: Sequence[Model], fused: Model, meta: Meta) -> Detections:
     """Adjacent selected segments of a class are a detection, scored by their mean score (eq. 11).
 
     Segment k of K is [k, k + 1) * n / K of the n snippets, clipped to the video. There is nothing to suppress, as
@@ -257,18 +287,16 @@ def propose(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
     left to `localize.propose`.
 
     Args:
-      scores: of one video without padding (extras with it), NumPy.
+      models: for `localize.propose`.
+      fused: with `Extras`, or without if it is several models; options for `localize.propose`.
       meta: of the same video.
-      config: `config.localize`, for `localize.propose`.
     """
-    if "winners" not in scores.extras:
-        return localize.propose(scores, meta, config)
+    extras = fused.scores.extras
+    if extras is None:
+        return localize.propose(models, fused, meta)
     found = []
-    for c, selected in zip(scores.extras["classes"], np.asarray(scores.extras["winners"], np.float64)):
+    for c, selected in zip(extras.classes, np.asarray(extras.winners, np.float64)):
         runs = localize.components(selected > 0)
-        total = np.cumsum(np.append(0, selected))
-        score = (total[runs[:, 1]] - total[runs[:, 0]]) / (runs[:, 1] - runs[:, 0])
-        segments = snippet_to_seconds(runs * meta.length / len(selected) - 0.5, meta).clip(0, meta.duration)
-        real = segments[:, 0] < segments[:, 1]
-        found.append(Detections(segments[real], np.full(real.sum(), c), score[real]))
-    return Detections(*(np.concatenate(parts) for parts in zip(*found)))
+        score = localize.run_means(selected, runs)
+        found.append(localize.detections(runs * meta.length / len(selected), c, score, meta))
+    return localize.join(found)

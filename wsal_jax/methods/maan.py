@@ -1,4 +1,5 @@
-"""MAAN: marginalized average attentional network (Yuan et al., ICLR 2019), and its four baselines.
+"""MAAN: marginalized average attentional network (Yuan et al., ICLR 2019, https://arxiv.org/abs/1905.08586), and its
+four baselines, of which the first is STPN (Nguyen et al., CVPR 2018, https://arxiv.org/abs/1712.05080).
 
 An attention module gives each snippet a weight; an aggregator turns the weighted snippets into one feature of the
 video; a linear classifier with a sigmoid says which classes occur (section 2.4). The five methods of Table 1 differ
@@ -6,6 +7,8 @@ in the aggregator alone: `maan`, `stpn` (weighted sum), `dropout` (weighted sum 
 `norm` (weighted mean), `softmax_norm` (softmax of the weights).
 
 Where we differ from the paper, for all five alike:
+- The classifier has a bias, as an "FC layer" has; eqs. 10 to 14 have none. It counts in the video score (eq. 10), not
+  in the CAS (eqs. 12 and 14).
 - A weighted sum grows with the number of snippets, and testing uses all snippets where training samples T of them.
   `stpn` and `dropout` score a test video by T / n times its sum, the expectation of what training would see.
 - `stpn_mean` is the reproduction of STPN whose weights are published: weighted features are averaged over snippets.
@@ -14,21 +17,21 @@ Where we differ from the paper, for all five alike:
   videos. STPN and MAAN do not say what they do against it; STAR and IWO-Net drop 0.8.
 """
 
-import flax.linen as nn
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 from scipy.special import expit
 
-from wsal_jax import aggregate, localize
-from wsal_jax.fuse import fuse_models
-from wsal_jax.layers import Attention
+from wsal_jax import aggregate, layers, localize
 from wsal_jax.losses import binary_cross_entropy
-from wsal_jax.method import Method, Params, Phase, Spec
-from wsal_jax.times import snippet_to_seconds
-from wsal_jax.types import Detections, InputError, Meta, Scores, Video
+from wsal_jax.method import Method, Params, Phase, Spec, Step
+from wsal_jax.types import Detections, InputError, Meta, Model, Scores, Video
 
 MEANS = {
     "maan": aggregate.marginalized_average,
@@ -36,14 +39,74 @@ MEANS = {
     "softmax_norm": aggregate.softmax_mean,
 }
 SUMS = ("stpn", "dropout", "stpn_mean")
-ACTIVATIONS = {"leaky_relu": nn.leaky_relu, "relu": nn.relu}
+ACTIVATIONS = {"leaky_relu": jax.nn.leaky_relu, "relu": jax.nn.relu}
+
+
+class Extras(NamedTuple):
+    """What `as_released` wants."""
+
+    logits: Float[Any, "n c"]
+    """Of each snippet, without bias."""
+
+
+def attend(config: ConfigDict, params: Params, video: Video) -> Float[Array, " n"]:
+    """The attention, or p of MAAN; 0 where masked."""
+    return layers.attend(params["attention"], video.features, ACTIVATIONS[config.activation]) * video.mask
+
+
+def pool(config: ConfigDict, attention: Float[Array, " n"], video: Video) -> Float[Array, " d"]:
+    """The video's feature by `config.aggregator`; `attention` weighs the snippets of `video`."""
+    if config.aggregator in SUMS:
+        scale = (1 if config.aggregator == "stpn_mean" else config.num_snippets) / jnp.maximum(video.mask.sum(), 1)
+        return scale * aggregate.weighted_sum(attention, video.features, video.mask)
+    return MEANS[config.aggregator](attention, video.features, video.mask)
+
+
+def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
+    """The groups attention and classifier."""
+    attention_key, classifier_key = jax.random.split(key)
+    return {
+        "attention": layers.init_attention(attention_key, sum(spec.dims), config.hidden),
+        "classifier": layers.init_dense(classifier_key, sum(spec.dims), spec.num_classes),
+    }
+
+
+def loss(
+    config: ConfigDict, params: Params, video: Video, step: Step
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Eq. 10 for one video, plus `sparsity` times the sum of the attention over the T snippets (STPN's L1)."""
+    dimension_key, snippet_key = jax.random.split(step.key)
+    video = video._replace(features=layers.drop_dimensions(dimension_key, video.features, config.dropout))
+    attention = attend(config, params, video)
+    if config.aggregator == "dropout":
+        pooled = aggregate.dropout_sum(snippet_key, attention, video.features, video.mask)
+    else:
+        pooled = pool(config, attention, video)
+    classification = binary_cross_entropy(layers.dense(params["classifier"], pooled), video.labels)
+    total = classification + config.sparsity * attention.sum()
+    mean_attention = attention.sum() / jnp.maximum(video.mask.sum(), 1)
+    return total, {"loss": total, "classification": classification, "attention": mean_attention}
+
+
+def score(config: ConfigDict, params: Params, video: Video) -> Scores:
+    """Eq. 14 (eq. 12 for the baselines): s_t^c = p_t sigmoid(w_c x_t).
+
+    The bias of the classifier is part of the video score and of evidence, which is what it says of a snippet alone.
+    """
+    attention = attend(config, params, video)
+    video_score = jax.nn.sigmoid(layers.dense(params["classifier"], pool(config, attention, video)))
+    logits = video.features @ params["classifier"]["kernel"]
+    there = video.mask[:, None]
+    evidence = jax.nn.sigmoid(logits + params["classifier"]["bias"]) * there
+    extras = Extras(logits * there) if config.proposals == "released" else None
+    return Scores(video_score, attention[:, None] * jax.nn.sigmoid(logits), attention, extras, evidence)
 
 
 def method(config: ConfigDict) -> Method:
-    """`config`: aggregator; hidden, units of the attention; sparsity, weight of STPN's L1 on the attention (0 here, as
-    in the paper's comparison; STPN's own paper has 1e-4); dropout, share of the feature dimensions that training drops
-    for a video; num_snippets, the T of training; activation of the attention's hidden layer, leaky_relu or relu;
-    proposals, cas (`localize.propose`) or released (`as_released`).
+    """`config`: aggregator; hidden, units of the attention; sparsity, weight of STPN's L1, the sum of the attention (0
+    here, as in the paper's comparison; STPN's own paper has 1e-4); dropout, share of the feature dimensions that
+    training drops for a video; num_snippets, the T of training; activation of the attention's hidden layer, leaky_relu
+    or relu; proposals, cas (`localize.propose`) or released (`as_released`).
 
     Raises:
       InputError: an aggregator, activation or rule of proposals that does not exist.
@@ -52,99 +115,35 @@ def method(config: ConfigDict) -> Method:
     for option, there in choices.items():
         if config[option] not in there:
             raise InputError(f"config.method.{option}={config[option]!r}: there are {', '.join(there)}")
-    attention_module = Attention(config.hidden, ACTIVATIONS[config.activation])
-    released = config.proposals == "released"
-
-    def classify(params: Params, features: Float[Array, "*n d"], num_classes: int) -> Float[Array, "*n c"]:
-        return nn.Dense(num_classes).apply({"params": params["classifier"]}, features)
-
-    def attend(params: Params, video: Video) -> Float[Array, " n"]:
-        return attention_module.apply({"params": params["attention"]}, video.features) * video.mask
-
-    def pool(attention: Float[Array, " n"], video: Video) -> Float[Array, " d"]:
-        if config.aggregator in SUMS:
-            scale = (1 if config.aggregator == "stpn_mean" else config.num_snippets) / jnp.maximum(video.mask.sum(), 1)
-            return scale * aggregate.weighted_sum(attention, video.features, video.mask)
-        return MEANS[config.aggregator](attention, video.features, video.mask)
-
-    def init(key: PRNGKeyArray, spec: Spec) -> Params:
-        attention_key, classifier_key = jax.random.split(key)
-        features = jnp.zeros((1, sum(spec.dims)))
-        return {
-            "attention": attention_module.init(attention_key, features)["params"],
-            "classifier": nn.Dense(spec.num_classes).init(classifier_key, features)["params"],
-        }
-
-    def loss(
-        params: Params, video: Video, key: PRNGKeyArray, epoch: Int[Array, ""]
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Eq. 10 for one video, plus `sparsity` times the mean attention (STPN's L1)."""
-        del epoch
-        dimension_key, snippet_key = jax.random.split(key)
-        kept = jax.random.bernoulli(dimension_key, 1 - config.dropout, video.features.shape[1:])
-        video = video._replace(features=video.features * kept / (1 - config.dropout))
-        attention = attend(params, video)
-        if config.aggregator == "dropout":
-            pooled = aggregate.dropout_sum(snippet_key, attention, video.features, video.mask)
-        else:
-            pooled = pool(attention, video)
-        classification = binary_cross_entropy(classify(params, pooled, video.labels.size), video.labels)
-        mean_attention = attention.sum() / jnp.maximum(video.mask.sum(), 1)
-        total = classification + config.sparsity * mean_attention
-        return total, {"loss": total, "classification": classification, "attention": mean_attention}
-
-    def score(params: Params, video: Video) -> Scores:
-        """Eq. 14 (eq. 12 for the baselines): s_t^c = p_t sigmoid(w_c x_t); by the released rule without the bias."""
-        attention = attend(params, video)
-        video_score = nn.sigmoid(classify(params, pool(attention, video), video.labels.size))
-        evidence = nn.sigmoid(classify(params, video.features, video.labels.size))
-        extras = {"evidence": evidence * video.mask[:, None]}
-        if not released:
-            return Scores(video_score, attention[:, None] * evidence, attention, extras)
-        logits = video.features @ params["classifier"]["kernel"]
-        extras |= {"logits": logits * video.mask[:, None]}
-        return Scores(video_score, attention[:, None] * nn.sigmoid(logits), attention, extras)
-
-    phases = (Phase("train", loss, ("attention", "classifier")),)
-    return Method(init, phases, score, as_released, fuse=fuse_models) if released else Method(init, phases, score)
+    phases = (Phase("train", partial(loss, config), ("attention", "classifier")),)
+    propose = as_released if config.proposals == "released" else localize.propose
+    return Method(partial(init, config), phases, partial(score, config), propose)
 
 
-def as_released(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
+def as_released(models: Sequence[Model], fused: Model, meta: Meta) -> Detections:
     """The rule of the reproduction of STPN whose weights are published.
 
-    `config.snippets` of a video, evenly spaced (repeated in a short one), are interpolated linearly to
-    `config.upsample` values each. Of each model and each class whose video score is at least `config.reject` (of all
-    snippets, where the released code has `config.snippets`; the best class is never rejected, unlike there), a run of
-    values with attention * sigmoid(logit) of at least `config.thresholds[0]` is a segment. Its score is the mean of the
-    model's attention times the mean logit, without bias, of all models; it can be negative. `localize.nms` of each
-    class over all models together.
+    `snippets` of a video, evenly spaced (repeated in a short one), are interpolated linearly to `upsample` values each.
+    Of each model and each class whose video score is at least `reject` (of all snippets, where the released code has
+    `snippets`; the best class is never rejected, unlike there), a run of values with attention * sigmoid(logit) of at
+    least `thresholds[0]` is a segment. Its score is the mean of the model's attention times the mean logit, without
+    bias, of all models; it can be negative. `localize.nms` of each class over all models together.
 
     Args:
-      scores: of one video without padding (extras with it), NumPy; of one model, or of several from `fuse.fuse_models`.
+      models: each one's scores, with `Extras`.
+      fused: options alone.
       meta: of the same video.
-      config: `config.localize`.
     """
-    models = scores.extras.get("models", (scores,))
-    chosen = np.arange(config.snippets) * meta.length // config.snippets
-    logits = [np.asarray(model.extras["logits"], np.float64)[chosen] for model in models]
-
-    def upsample(x):
-        """Beyond the last snippet as between the last two."""
-        x = np.concatenate([x, 2 * x[-1:] - x[-2:][:1]])
-        at = np.arange(config.snippets * config.upsample) / config.upsample
-        return np.stack([np.interp(at, np.arange(len(x)), column) for column in x.T], axis=1)
-
+    options = fused.options
+    chosen = np.arange(options.snippets) * meta.length // options.snippets
+    logits = [np.asarray(model.scores.extras.logits, np.float64)[chosen] for model in models]
     found = []
-    for model, own in zip(models, logits):
-        attention = np.asarray(model.attention, np.float64)[chosen, None]
-        level = upsample(attention * expit(own))
-        total = np.cumsum(upsample(attention * np.mean(logits, axis=0)), axis=0)
-        total = np.concatenate([np.zeros((1, total.shape[1])), total])
-        for c in localize.predicted_classes(model.video_score, config.reject):
-            runs = localize.components(level[:, c] >= config.thresholds[0])
-            score = (total[runs[:, 1], c] - total[runs[:, 0], c]) / (runs[:, 1] - runs[:, 0])
-            edges = runs * (meta.length / len(level)) - 0.5
-            segments = snippet_to_seconds(edges, meta).clip(0, meta.duration)
-            real = segments[:, 0] < segments[:, 1]
-            found.append(Detections(segments[real], np.full(real.sum(), c), score[real]))
-    return localize.nms_by_class(Detections(*(np.concatenate(parts) for parts in zip(*found))), config.nms)
+    for (scores, own), logit in zip(models, logits):
+        attention = np.asarray(scores.attention, np.float64)[chosen, None]
+        level = localize.upsample(attention * expit(logit), options.upsample)
+        value = localize.upsample(attention * np.mean(logits, axis=0), options.upsample)
+        for c in localize.predicted_classes(scores.video_score, own.reject):
+            runs = localize.components(level[:, c] >= own.thresholds[0])
+            score = localize.run_means(value[:, c], runs)
+            found.append(localize.detections(runs * (meta.length / len(level)), c, score, meta))
+    return localize.nms_by_class(localize.join(found), options.nms)

@@ -1,4 +1,6 @@
-"""STAR: segregated temporal assembly recurrent networks (Xu et al., AAAI 2019). One model per stream.
+"""STAR: segregated temporal assembly recurrent networks (Xu et al., AAAI 2019, https://arxiv.org/abs/1811.07460).
+
+One model per stream.
 
 A recurrent decoder says the classes of a video one after the other, then that there are no more. At each step an
 attention over the video's segments assembles the feature of the next action, so that each class has an attention of
@@ -23,32 +25,31 @@ Where we differ from the paper, or it is silent:
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import nn
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from wsal_jax import localize
-from wsal_jax.fuse import fuse_models
-from wsal_jax.layers import grid, off_grid
-from wsal_jax.method import Method, Params, Phase, Spec
-from wsal_jax.times import snippet_to_seconds
-from wsal_jax.types import Detections, InputError, Meta, Scores, Video
+from wsal_jax.layers import drop_dimensions, grid, off_grid
+from wsal_jax.method import Method, Params, Phase, Spec, Step
+from wsal_jax.types import Detections, InputError, Meta, Model, Scores, Video
+
+if TYPE_CHECKING:
+    from wsal_jax.data.pipeline import Dataset
 
 TERMS = ("spa", "cov", "ram")
 LOCALIZATIONS = ("attended", "attention", "gradcam")
 ASSEMBLIES = ("sum", "mean")
 TINY = 1e-6
 
-Cell = Callable[[Params, Any, Array], tuple[Any, Array]]
-"""`cell(params, state, input) -> (state, output)`."""
 
-
-class Step(NamedTuple):
+class Said(NamedTuple):
     """What the decoder says at a step."""
 
     attention: Float[Array, " N"]
@@ -61,7 +62,16 @@ class Step(NamedTuple):
 def lstm(
     params: Params, state: tuple[Float[Array, " m"], Float[Array, " m"]], x: Float[Array, " i"]
 ) -> tuple[tuple[Float[Array, " m"], Float[Array, " m"]], Float[Array, " m"]]:
-    """Long short-term memory, whose state is output and memory; it forgets little at first (1 is added to the gate)."""
+    """Long short-term memory; it forgets little at first (1 is added to the gate).
+
+    Args:
+      params: `input`, `recurrent` and `bias` of the gates write, forget, new and read.
+      state: output and memory.
+      x: the input.
+
+    Returns:
+      The new state, and its output.
+    """
     h, memory = state
     gates = x @ params["input"] + h @ params["recurrent"] + params["bias"]
     write, forget, new, read = jnp.split(gates, 4)
@@ -125,8 +135,7 @@ def step(
     token: Int[Array, ""],
     first: Bool[Array, ""],
     assembly: str,
-    cell: Cell = lstm,
-) -> tuple[Any, Step, Callable[[Array], Array], Float[Array, " d"]]:
+) -> tuple[Any, Said, Callable[[Array], Array], Float[Array, " d"]]:
     """A step of the decoder, eqs. 1, 5, 8 and 9.
 
     Args:
@@ -139,7 +148,6 @@ def step(
       token: y_{t-1}, or the number of classes at the first step.
       first: whether this is the first step.
       assembly: see `assemble`.
-      cell: the recurrent cell.
 
     Returns:
       The cell's new state; what the step says; its logits as a function of x_t, all else as it was; x_t.
@@ -151,11 +159,11 @@ def step(
     others = [decoder["embedding"][token]] + ([ram[None]] if "ram" in params else [])
 
     def run(x):
-        new, h = cell(decoder["cell"], state, jnp.concatenate([x, *others]))
+        new, h = lstm(decoder["cell"], state, jnp.concatenate([x, *others]))
         return new, h @ decoder["out"]["kernel"] + decoder["out"]["bias"]
 
     state, logits = run(x)
-    return state, Step(attention, logits, ram), lambda x: run(x)[1], x
+    return state, Said(attention, logits, ram), lambda x: run(x)[1], x
 
 
 def start(params: Params) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
@@ -170,15 +178,22 @@ def teach(
     mask: Float[Array, " N"],
     tokens: Int[Array, " t"],
     assembly: str,
-    cell: Cell = lstm,
-) -> Step:
-    """All steps [t ...] of a decoder that is told the class of the step before, `tokens[t - 1]`."""
+) -> Said:
+    """All steps [t ...] of a decoder that is told the class of the step before, `tokens[t - 1]`.
+
+    Args:
+      params: see `step`.
+      features: of the segments.
+      mask: 1 for each segment there is.
+      tokens: the true class of each step, then the end.
+      assembly: see `assemble`.
+    """
     projected = features @ params["attention"]["features"]
     num_classes = params["decoder"]["embedding"].shape[0] - 1
 
     def body(carry, token):
         state, before, told, first = carry
-        state, said, *_ = step(params, features, projected, mask, state, before, told, first, assembly, cell)
+        state, said, *_ = step(params, features, projected, mask, state, before, told, first, assembly)
         return (state, said.attention, token, jnp.array(False)), said
 
     carry = (start(params), jnp.zeros_like(mask), jnp.int32(num_classes), jnp.array(True))
@@ -203,15 +218,22 @@ def decode(
     mask: Float[Array, " N"],
     num_steps: int,
     assembly: str,
-    cell: Cell = lstm,
 ) -> Decoded:
-    """Greedy decoding with ST-GradCAM in each step; what comes after the end means nothing."""
+    """Greedy decoding with ST-GradCAM in each step; what comes after the end means nothing.
+
+    Args:
+      params: see `step`.
+      features: of the segments.
+      mask: 1 for each segment there is.
+      num_steps: t.
+      assembly: see `assemble`.
+    """
     projected = features @ params["attention"]["features"]
     end = params["decoder"]["embedding"].shape[0] - 1
 
     def body(carry, _):
         state, before, token, first, used, over = carry
-        args = state, before, token, first, assembly, cell
+        args = state, before, token, first, assembly
         state, said, logits_of, x = step(params, features, projected, mask, *args)
         possible = ~used.at[end].set(first)
         probability = nn.softmax(jnp.where(possible, said.logits, -jnp.inf))
@@ -241,7 +263,12 @@ def step_of_class(decoded: Decoded) -> Int[Array, " c"]:
 
 
 def coverage_loss(attention: Float[Array, "t N"], valid: Float[Array, " t"]) -> Float[Array, ""]:
-    """Eq. 17 as printed, of adjacent steps, summed over the steps after the first that are valid."""
+    """Eq. 17 as printed, of adjacent steps, summed over the steps after the first that are valid.
+
+    Args:
+      attention: of each step.
+      valid: 1 for a step that says a class.
+    """
     cumulative = jnp.cumsum(attention, axis=1).sum(axis=1)
     return (nn.relu(jnp.diff(cumulative)) * valid[1:]).sum()
 
@@ -252,6 +279,112 @@ def targets(labels: Float[Array, " c"], num_steps: int) -> tuple[Int[Array, " t"
     order = jnp.append(order, jnp.zeros(num_steps, order.dtype))[:num_steps]
     valid = jnp.arange(num_steps) < (labels > 0).sum()
     return jnp.where(valid, order, labels.size).astype(jnp.int32), valid.astype(labels.dtype)
+
+
+def has_terms(config: ConfigDict) -> tuple[bool, ...]:
+    """Whether sparsity, coverage and RAM are among the terms of the model."""
+    return tuple(term in config.terms.split("+") for term in TERMS)
+
+
+def on_grid(config: ConfigDict, video: Video) -> tuple[Float[Array, "N d"], Float[Array, " N"]]:
+    """The features of the segments, and their mask."""
+    chosen = grid(video.length, config.segments)
+    return video.features[chosen], video.mask[chosen]
+
+
+def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
+    """Zero Z, and a count of the mean attention: sums of N attentions would fill the LSTM."""
+    _, covered, counted = has_terms(config)
+    dense, recurrent = nn.initializers.lecun_normal(), nn.initializers.orthogonal()
+    keys = iter(jax.random.split(key, 8))
+    m, d, c = config.hidden, sum(spec.dims), spec.num_classes
+    inputs = d + m + counted
+    params = {
+        "attention": {
+            "features": dense(next(keys), (d, m)),
+            "hidden": dense(next(keys), (m, m)),
+            "energy": dense(next(keys), (m, 1))[:, 0],
+        },
+        "decoder": {
+            "embedding": jax.random.normal(next(keys), (c + 1, m)) / m**0.5,
+            "cell": {
+                "input": dense(next(keys), (inputs, 4 * m)),
+                "recurrent": recurrent(next(keys), (m, 4 * m)),
+                "bias": jnp.zeros(4 * m),
+            },
+            "out": {"kernel": dense(next(keys), (m, c + 1)), "bias": jnp.zeros(c + 1)},
+        },
+    }
+    if covered:
+        params["attention"]["position"] = jnp.zeros(config.segments)
+    if counted:
+        params["ram"] = {"weight": jnp.float32(1 / config.segments)}
+    return params
+
+
+def loss(
+    config: ConfigDict, params: Params, video: Video, step: Step
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Eqs. 15 to 18 for one video; the metrics are the terms with their weights, and the mean attention."""
+    sparse, covered, counted = has_terms(config)
+    features, mask = on_grid(config, video)
+    features = drop_dimensions(step.key, features, config.dropout)
+    wanted, valid = targets(video.labels, min(config.max_classes, video.labels.size) + 1)
+    said = teach(params, features, mask, wanted, config.assembly)
+    log_p = nn.log_softmax(said.logits)[jnp.arange(len(wanted)), wanted]
+    steps = jnp.maximum(valid.sum(), 1)
+    metrics = {"classification": -(log_p * (jnp.arange(len(wanted)) <= valid.sum())).sum()}
+    if sparse:
+        metrics["sparsity"] = config.sparsity * (said.attention.sum(axis=1) * valid).sum()
+    if covered:
+        metrics["coverage"] = config.coverage * coverage_loss(said.attention, valid)
+    if counted:
+        counts = jnp.append(video.counts, 0)[wanted]
+        metrics["ram"] = config.ram * ((counts - said.ram) ** 2 * valid).sum() / (2 * steps)
+    total = sum(metrics.values())
+    mean = (said.attention.sum(axis=1) * valid).sum() / (steps * jnp.maximum(mask.sum(), 1))
+    return total, {"loss": total, **metrics, "attention": mean}  # type: ignore[dict-item]
+
+
+def score(config: ConfigDict, params: Params, video: Video) -> Scores:
+    """Each class by the step that belongs to it (`step_of_class`); segments stand for the snippets around them.
+
+    The video score is the probability of the class at its step, among what could be chosen there. The CAS is the
+    sequence that segments are looked for in; the attention the largest of those steps that chose a class; the
+    evidence the sigmoid of xi of eq. 13, of each snippet itself.
+    """
+    features, mask = on_grid(config, video)
+    num_classes = video.labels.size
+    decoded = decode(params, features, mask, min(config.max_classes, num_classes), config.assembly)
+    of_class = step_of_class(decoded)
+    at = off_grid(video.length, config.segments, len(video.mask))
+    there = video.mask[:, None]
+    attention = decoded.attention[of_class].T[at] * there
+    xi = video.features @ decoded.weights[of_class, jnp.arange(num_classes)].T * there
+    evidence = nn.sigmoid(xi) * there
+    chosen = (decoded.token < num_classes)[:, None]
+    agnostic = jnp.where(chosen, decoded.attention, 0).max(axis=0)[at] * video.mask
+    cas = {"attended": attention * evidence, "attention": attention, "gradcam": evidence}[config.localization]
+    video_score = decoded.probability[of_class, jnp.arange(num_classes)]
+    return Scores(video_score, cas, agnostic, None, evidence, attention)
+
+
+def check(config: ConfigDict, data: "Dataset") -> None:
+    """Raises InputError: counts are wanted and not known, or a video has more classes than `max_classes`."""
+    unknown = [meta.id for meta, counts in zip(data.metas, data.counts) if counts.min() < 0]
+    terms = config.terms.split("+")
+    if "ram" in terms and unknown:
+        raise InputError(
+            f"star learns from how often each class occurs in a training video, which is not known of "
+            f"{len(unknown)} of {len(data.metas)} (the first is {unknown[0]}): annotate them, or train without "
+            f"RAM: --config=configs/star.py:terms={'+'.join(term for term in terms if term != 'ram')}"
+        )
+    most = data.labels.sum(axis=1)
+    if most.max() > config.max_classes:
+        raise InputError(
+            f"config.method.max_classes={config.max_classes}: the training video {data.metas[most.argmax()].id} "
+            f"has {int(most.max())} classes; give at least as many"
+        )
 
 
 def method(config: ConfigDict) -> Method:
@@ -269,136 +402,42 @@ def method(config: ConfigDict) -> Method:
     terms = config.terms.split("+")
     if unknown := set(terms) - {"stem", *TERMS}:
         raise InputError(f"config.method.terms={config.terms!r}: no {min(unknown)!r}; there are stem, spa, cov and ram")
-    sparse, covered, counted = (term in terms for term in TERMS)
-
-    def on_grid(video: Video) -> tuple[Float[Array, "N d"], Float[Array, " N"]]:
-        chosen = grid(video.length, config.segments)
-        return video.features[chosen], video.mask[chosen]
-
-    def init(key: PRNGKeyArray, spec: Spec) -> Params:
-        """Zero Z, and a count of the mean attention: sums of N attentions would fill the LSTM."""
-        dense, recurrent = nn.initializers.lecun_normal(), nn.initializers.orthogonal()
-        keys = iter(jax.random.split(key, 8))
-        m, d, c = config.hidden, sum(spec.dims), spec.num_classes
-        inputs = d + m + counted
-        params = {
-            "attention": {
-                "features": dense(next(keys), (d, m)),
-                "hidden": dense(next(keys), (m, m)),
-                "energy": dense(next(keys), (m, 1))[:, 0],
-            },
-            "decoder": {
-                "embedding": jax.random.normal(next(keys), (c + 1, m)) / m**0.5,
-                "cell": {
-                    "input": dense(next(keys), (inputs, 4 * m)),
-                    "recurrent": recurrent(next(keys), (m, 4 * m)),
-                    "bias": jnp.zeros(4 * m),
-                },
-                "out": {"kernel": dense(next(keys), (m, c + 1)), "bias": jnp.zeros(c + 1)},
-            },
-        }
-        if covered:
-            params["attention"]["position"] = jnp.zeros(config.segments)
-        if counted:
-            params["ram"] = {"weight": jnp.float32(1 / config.segments)}
-        return params
-
-    def loss(
-        params: Params, video: Video, key: PRNGKeyArray, epoch: Int[Array, ""]
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Eqs. 15 to 18 for one video; the metrics are the terms with their weights, and the mean attention."""
-        del epoch
-        features, mask = on_grid(video)
-        if config.dropout:
-            kept = jax.random.bernoulli(key, 1 - config.dropout, features.shape[1:])
-            features = features * (kept / (1 - config.dropout))
-        wanted, valid = targets(video.labels, min(config.max_classes, video.labels.size) + 1)
-        said = teach(params, features, mask, wanted, config.assembly)
-        log_p = nn.log_softmax(said.logits)[jnp.arange(len(wanted)), wanted]
-        steps = jnp.maximum(valid.sum(), 1)
-        metrics = {"classification": -(log_p * (jnp.arange(len(wanted)) <= valid.sum())).sum()}
-        if sparse:
-            metrics["sparsity"] = config.sparsity * (said.attention.sum(axis=1) * valid).sum()
-        if covered:
-            metrics["coverage"] = config.coverage * coverage_loss(said.attention, valid)
-        if counted:
-            counts = jnp.append(video.counts, 0)[wanted]
-            metrics["ram"] = config.ram * ((counts - said.ram) ** 2 * valid).sum() / (2 * steps)
-        total = sum(metrics.values())
-        mean = (said.attention.sum(axis=1) * valid).sum() / (steps * jnp.maximum(mask.sum(), 1))
-        return total, {"loss": total, **metrics, "attention": mean}  # type: ignore[dict-item]
-
-    def score(params: Params, video: Video) -> Scores:
-        """Each class by the step that belongs to it (`step_of_class`); segments stand for the snippets around them.
-
-        The video score is the probability of the class at its step, among what could be chosen there. The CAS is the
-        sequence that segments are looked for in; the attention the largest of those steps that chose a class. Extras,
-        each [n c]: `class_attention`, `gradcam` (xi of eq. 13, of each snippet itself) and its sigmoid, `evidence`.
-        """
-        features, mask = on_grid(video)
-        num_classes = video.labels.size
-        decoded = decode(params, features, mask, min(config.max_classes, num_classes), config.assembly)
-        of_class = step_of_class(decoded)
-        at = off_grid(video.length, config.segments, len(video.mask))
-        there = video.mask[:, None]
-        attention = decoded.attention[of_class].T[at] * there
-        xi = video.features @ decoded.weights[of_class, jnp.arange(num_classes)].T * there
-        evidence = nn.sigmoid(xi) * there
-        chosen = (decoded.token < num_classes)[:, None]
-        agnostic = jnp.where(chosen, decoded.attention, 0).max(axis=0)[at] * video.mask
-        cas = {"attended": attention * evidence, "attention": attention, "gradcam": evidence}[config.localization]
-        extras = {"class_attention": attention, "gradcam": xi, "evidence": evidence}
-        return Scores(decoded.probability[of_class, jnp.arange(num_classes)], cas, agnostic, extras)
-
-    groups = ("attention", "decoder", *(["ram"] if counted else []))
-    without = "+".join(["stem", *(term for term in terms if term in ("spa", "cov"))])
+    counted = "ram" in terms
+    phases = (Phase("train", partial(loss, config), ("attention", "decoder", *(["ram"] if counted else []))),)
     return Method(
-        init,
-        (Phase("train", loss, groups),),
-        score,
+        partial(init, config),
+        phases,
+        partial(score, config),
         propose,
-        fuse=fuse,
-        uses_counts=f"train without RAM: --config=configs/star.py:terms={without}" if counted else "",
-        max_labels=config.max_classes,
+        check=partial(check, config),
+        supervision="video labels and counts" if counted else "video labels",
     )
 
 
-def fuse(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
-    """`fuse_models`, and the weighted mean of the class attentions: eq. 14 with lambda the share of a weight."""
-    fused = fuse_models(scores, weights)
-    attention = np.average([one.extras["class_attention"] for one in scores], axis=0, weights=weights)
-    return fused._replace(extras={**fused.extras, "class_attention": attention})
-
-
-def propose(scores: Scores, meta: Meta, config: ConfigDict) -> Detections:
+def propose(models: Sequence[Model], fused: Model, meta: Meta) -> Detections:
     """Section 3.2: segments from each model's localization sequence, scored by eq. 14, thinned out over all models.
 
     A class is looked for in every model if its fused video score is high enough (`localize.predicted_classes`). Runs of
-    snippets with a CAS above `config.thresholds` times its largest value are segments. The score is the mean, over the
-    run, of the fused attention times the model's sigmoid(xi); with `config.localization` "attention" or "gradcam", of
-    that factor alone. Eq. 14 does not have the fused video score of the class; with `config.confidence` it is a factor.
-    `config.soft_nms` is not used.
+    snippets with a CAS above `thresholds` times its largest value are segments. The score is the mean, over the run, of
+    the fused class attention (eq. 14 with lambda the share of a weight) times the model's sigmoid(xi); with
+    `localization` "attention" or "gradcam", of that factor alone. Eq. 14 does not have the fused video score of the
+    class; with `confidence` it is a factor. `soft_nms` is not used.
 
     Args:
-      scores: of one video without padding (extras with it), NumPy; of one model, or of several from `fuse`.
+      models: each one's scores, and its options but for `reject` and `nms`.
+      fused: their fused scores, options `reject` and `nms`.
       meta: of the same video.
-      config: `config.localize`.
     """
-    n = meta.length
-    attention = np.asarray(scores.extras["class_attention"][:n], np.float64)
-    found = [Detections(np.zeros((0, 2)), np.zeros(0, int), np.zeros(0))]
-    for model in scores.extras.get("models", (scores,)):
-        evidence = np.asarray(model.extras["evidence"][:n], np.float64)
-        values = {"attended": attention * evidence, "attention": attention, "gradcam": evidence}[config.localization]
-        for c in localize.predicted_classes(scores.video_score, config.reject):
-            cas = model.cas[:, c]
-            runs = [localize.components(cas > threshold * cas.max()) for threshold in config.thresholds]
-            runs = np.concatenate(runs)
-            total = np.append(0, np.cumsum(values[:, c]))
-            score = (total[runs[:, 1]] - total[runs[:, 0]]) / (runs[:, 1] - runs[:, 0])
-            if config.confidence:
-                score *= scores.video_score[c]
-            segments = snippet_to_seconds(runs - 0.5, meta).clip(0, meta.duration)
-            real = segments[:, 0] < segments[:, 1]
-            found.append(Detections(segments[real], np.full(real.sum(), c), score[real]))
-    return localize.nms_by_class(Detections(*(np.concatenate(parts) for parts in zip(*found))), config.nms)
+    attention = np.asarray(fused.scores.class_attention, np.float64)
+    found = []
+    for scores, options in models:
+        evidence = np.asarray(scores.evidence, np.float64)
+        values = {"attended": attention * evidence, "attention": attention, "gradcam": evidence}[options.localization]
+        for c in localize.predicted_classes(fused.scores.video_score, fused.options.reject):
+            cas = scores.cas[:, c]
+            runs = localize.runs_above(cas, [threshold * cas.max() for threshold in options.thresholds])
+            score = localize.run_means(values[:, c], runs)
+            if options.confidence:
+                score *= fused.scores.video_score[c]
+            found.append(localize.detections(runs, c, score, meta))
+    return localize.nms_by_class(localize.join(found), fused.options.nms)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Num
 
-from wsal_jax.data.annotations import Record
-from wsal_jax.data.checks import FolderError
+from wsal_jax.formats.annotations import Record
+from wsal_jax.formats.checks import FolderError
 
 NAMES = ("w_talc", "bas_net", "ftcl", "dgam", "a2cl_pt", "cmcs", "opentad")
 

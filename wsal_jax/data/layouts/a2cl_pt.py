@@ -2,7 +2,10 @@
 
 `feature_train.npy` and `feature_val.npy`, each a dict from id to features [n 2d] (rgb | flow), and `annotation.json`
 (`annotations.read_activitynet`), whose `miscellany` says of how many frames at which rate the snippets are, by default
-16 at 25 per second. Videos without annotations are left out. Its times are up to 0.13 s off those of THUMOS14.
+16 at 25 per second. Its times are up to 0.13 s off those of THUMOS14.
+
+Videos without annotations are left out. 927 annotations of training videos have a label and no segment: a training
+video that has only such ones is used if all its labels are classes of the benchmark.
 """
 
 from functools import partial
@@ -10,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wsal_jax.data import arrays
-from wsal_jax.data.annotations import read_activitynet
-from wsal_jax.data.checks import Problems, number, read_json
 from wsal_jax.data.layouts import Benchmark, Listing, Sampling, Source, halves
+from wsal_jax.formats import arrays
+from wsal_jax.formats.annotations import Record, read_activitynet
+from wsal_jax.formats.checks import Problems, number, read_json
 from wsal_jax.types import InputError
 
 LOOKS_FOR = "feature_{train,val}.npy and annotation.json"
@@ -46,11 +49,18 @@ def read(root: Path, benchmark: Benchmark, problems: Problems) -> Listing:
             id = key.decode() if isinstance(key, bytes) else str(key)
             record = records.get(id)
             split = benchmark.split_of(id, record.subset if record else "", subsets)
-            if record and (record.segments or record.ambiguous) and split:
+            timed = record and (record.segments or record.ambiguous)
+            if split and (timed or (split == "train" and record and _is_weak(record, benchmark))):
                 sources.append(Source(id, split, f"{name}: {id!r}", partial(_load, of_video), record))
     have = {source.id for source in sources}
     missing = [id for id, x in records.items() if x.segments and id not in have]
     return Listing(sources, missing, Sampling(fps, frames, frames / 2))
+
+
+def _is_weak(record: Record, benchmark: Benchmark) -> bool:
+    """Whether a video without segments has labels that are all of the benchmark's."""
+    known = set(record.video_labels if benchmark.classes is None else benchmark.classes)
+    return bool(record.video_labels) and set(record.video_labels) <= known
 
 
 def _load(features: object) -> dict[str, np.ndarray]:

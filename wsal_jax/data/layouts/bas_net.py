@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from wsal_jax.data import arrays
-from wsal_jax.data.annotations import read_activitynet
 from wsal_jax.data.builder import SPLITS, STREAMS
-from wsal_jax.data.checks import Problems, check_id, read_lines
 from wsal_jax.data.layouts import Benchmark, Listing, Sampling, Source
+from wsal_jax.formats import arrays
+from wsal_jax.formats.annotations import read_activitynet
+from wsal_jax.formats.checks import Problems, check_id, read_lines
 
 LOOKS_FOR = "features/{train,test}/{rgb,flow}/<video>.npy and gt.json"
 SAMPLING = Sampling(25.0, 16.0, 8.0)

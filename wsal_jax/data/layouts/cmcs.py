@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from wsal_jax.data import arrays
-from wsal_jax.data.annotations import CLASS_FILES, Record, read_activitynet, read_thumos_text
 from wsal_jax.data.builder import STREAMS
-from wsal_jax.data.checks import Problems
 from wsal_jax.data.layouts import Benchmark, Listing, Sampling, Source
+from wsal_jax.formats import arrays
+from wsal_jax.formats.annotations import CLASS_FILES, Record, read_activitynet, read_thumos_text
+from wsal_jax.formats.checks import Problems
 from wsal_jax.types import InputError
 
 LOOKS_FOR = "<video>-rgb.npz or <video>-flow.npz in any folder, and *_val.txt, *_test.txt or a JSON file"
@@ -107,4 +107,4 @@ def _mean_crop(path: Path) -> np.ndarray:
         feature = feature[:, :, :, 0, 0].swapaxes(0, 1)
     if feature.ndim != 3:
         raise InputError(f"{path}: `feature` has the shape {feature.shape}: must be [B n d], B crops")
-    return feature.mean(axis=0, dtype=np.float32)
+    return feature[0] if len(feature) == 1 else feature.mean(axis=0, dtype=np.float32)

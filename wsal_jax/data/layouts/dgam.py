@@ -2,7 +2,8 @@
 
 `{train,test}_data/{rgb,flow}_features/<i>.npy`, i from 1, `{train,test}_data/{train,test}_labels.npy` [N c] of 0 and 1,
 and for the test videos a list of ids in the order of the numbers (`test_data/*list.txt`) and `test_data/gt*.json`
-(`annotations.read_activitynet`). Snippets of 16 frames at 25 frames per second.
+(`annotations.read_activitynet`). The reproduction of STPN has no `test_labels.npy`; the labels of test videos are those
+of their annotations, where they have any. Snippets of 16 frames at 25 frames per second.
 
 The columns of the labels are the classes sorted by name. Training videos have no ids; they are called `train_0001` and
 on, and no segments, so their counts are unknown.
@@ -13,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from wsal_jax.data import arrays
-from wsal_jax.data.annotations import Record, read_activitynet
 from wsal_jax.data.builder import SPLITS, STREAMS
-from wsal_jax.data.checks import Problems, check_id, read_lines
 from wsal_jax.data.layouts import Benchmark, Listing, Sampling, Source
+from wsal_jax.formats import arrays
+from wsal_jax.formats.annotations import Record, read_activitynet
+from wsal_jax.formats.checks import Problems, check_id, read_lines
 from wsal_jax.types import InputError
 
 LOOKS_FOR = "{train,test}_data/{rgb,flow}_features/1.npy, {train,test}_labels.npy and test_data/gt.json"
@@ -40,18 +41,9 @@ def read(root: Path, benchmark: Benchmark, problems: Problems) -> Listing:
     classes = benchmark.classes or tuple(sorted({label for record in records.values() for label in record.labels}))
     sources, missing = [], []
     for split in SPLITS:
-        path = root / f"{split}_data" / f"{split}_labels.npy"
-        try:
-            labels = arrays.read_npy(path)
-        except InputError as error:
-            problems.add(path.name, str(error))
-            continue
-        if labels.dtype == object or labels.ndim != 2 or labels.shape[1] != len(classes):
-            what = f"is {labels.dtype} {labels.shape}: must be numbers [N {len(classes)}], a column for each class"
-            problems.add(path.name, f"{what} ({', '.join(classes[:3])}...)")
-            continue
-        if split == "test" and len(names) != len(labels):
-            problems.add(path.name, f"has {len(labels)} rows, the list of ids {len(names)}")
+        labels = _read_labels(root / f"{split}_data" / f"{split}_labels.npy", classes, problems)
+        if split == "test" and labels and len(names) != len(labels):
+            problems.add("test_labels.npy", f"has {len(labels)} rows, the list of ids {len(names)}")
             continue
         ids = names if split == "test" else [f"train_{i + 1:04d}" for i in range(len(labels))]
         for i, id in enumerate(ids):
@@ -62,11 +54,27 @@ def read(root: Path, benchmark: Benchmark, problems: Problems) -> Listing:
                 missing.append(id)
                 continue
             record = records.get(id) if split == "test" else None
-            if record is None:
-                record = Record(video_labels=tuple(classes[c] for c in np.flatnonzero(labels[i])))
+            if record is None and labels:
+                record = Record(video_labels=labels[i])
             where = " + ".join(file.relative_to(root).as_posix() for file in files.values())
             sources.append(Source(id, split, where, partial(_load, files), record))
     return Listing(sources, missing, SAMPLING)
+
+
+def _read_labels(path: Path, classes: tuple[str, ...], problems: Problems) -> list[tuple[str, ...]]:
+    """The labels of each video; none of the test videos where there is no such file."""
+    if path.name == "test_labels.npy" and not path.exists():
+        return []
+    try:
+        labels = arrays.read_npy(path)
+    except InputError as error:
+        problems.add(path.name, str(error))
+        return []
+    if labels.dtype == object or labels.ndim != 2 or labels.shape[1] != len(classes):
+        what = f"is {labels.dtype} {labels.shape}: must be numbers [N {len(classes)}], a column for each class"
+        problems.add(path.name, f"{what} ({', '.join(classes[:3])}...)")
+        return []
+    return [tuple(classes[c] for c in np.flatnonzero(row)) for row in labels]
 
 
 def _one(root: Path, pattern: str, problems: Problems) -> list[Path]:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from wsal_jax.data import arrays
 from wsal_jax.data.builder import SPLITS
-from wsal_jax.data.checks import Problems
 from wsal_jax.data.layouts import Benchmark, Listing, halves
 from wsal_jax.data.layouts.bas_net import read_splits
+from wsal_jax.formats import arrays
+from wsal_jax.formats.checks import Problems
 
 LOOKS_FOR = "{train,test}/<video>.npy and gt.json"
 

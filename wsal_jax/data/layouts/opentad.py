@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wsal_jax.data import arrays
-from wsal_jax.data.annotations import Record, read_activitynet
-from wsal_jax.data.checks import Problems, read_lines
 from wsal_jax.data.layouts import Benchmark, Listing, Sampling, Source, halves
+from wsal_jax.formats import arrays
+from wsal_jax.formats.annotations import Record, read_activitynet
+from wsal_jax.formats.checks import Problems, read_lines
 from wsal_jax.types import InputError
 
 LOOKS_FOR = "<prefix><video><suffix>.{npy,npz,pt,pkl,csv} in one folder, and one JSON file with durations"
@@ -25,7 +25,7 @@ SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".pkl", ".csv")
 
 
 def _annotations(root: Path) -> list[Path]:
-    return [path for path in sorted(root.rglob("*.json")) if b'"database"' in path.read_bytes()]
+    return [path for path in sorted(root.rglob("*.json")) if path.is_file() and b'"database"' in path.read_bytes()]
 
 
 def _folders(root: Path) -> list[Path]:

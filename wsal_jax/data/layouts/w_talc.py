@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wsal_jax.data import arrays
-from wsal_jax.data.annotations import read_w_talc
-from wsal_jax.data.checks import Problems
 from wsal_jax.data.layouts import Benchmark, Listing, Sampling, Source, halves
+from wsal_jax.formats import arrays
+from wsal_jax.formats.annotations import read_w_talc
+from wsal_jax.formats.checks import Problems
 from wsal_jax.types import InputError
 
 LOOKS_FOR = "<name>Features.npy and <name>-Annotations/videoname.npy"

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wsal_jax.data import arrays
-from wsal_jax.data.checks import AMBIGUOUS, Problems, check_id, is_plain, number, read_json, read_lines
+from wsal_jax.formats import arrays
+from wsal_jax.formats.checks import AMBIGUOUS, Problems, check_id, is_plain, number, read_json, read_lines
 from wsal_jax.types import InputError
 
 CLASS_FILES = ("[A-Z]*_val.txt", "[A-Z]*_test.txt")
@@ -28,7 +28,7 @@ class Record(NamedTuple):
     """Of each segment."""
     ambiguous: tuple[tuple[float, float], ...] = ()
     video_labels: tuple[str, ...] = ()
-    """The classes of the whole video where it has no segments; else those of the segments, each once."""
+    """The classes of the whole video, each once: those of its segments, and those that are known without segments."""
     duration: float | None = None
     fps: float | None = None
 
@@ -52,18 +52,25 @@ def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
     """ActivityNet's JSON and what became of it: `{"database": {<video>: {"subset", "duration", "annotations"}}}`.
 
     Times may be strings of numbers (BaS-Net); `fps`, or `frame` (how many there are), gives the frame rate
-    (ActionFormer, OpenTAD); `labels` are the classes of a video without annotations; a segment of the label "Ambiguous"
+    (ActionFormer, OpenTAD); `labels` are the classes of a video without annotations; an annotation without a segment
+    says that the class occurs, and no more (A2CL-PT); a segment of the label "Ambiguous"
     is ambiguous, and so are those by video in `set_ambiguous` beside the database (A2CL-PT).
+
+    MMAction2's file is the database alone, without subsets, and calls the duration `duration_second`.
     """
     content = read_json(path, problems)
     if content is None:
         return {}
-    if not isinstance(content, dict) or not isinstance(content.get("database"), dict):
+    database = content.get("database", content) if isinstance(content, dict) else None
+    bare = (
+        database is content and database and all(isinstance(x, dict) and "annotations" in x for x in content.values())
+    )
+    if not isinstance(database, dict) or (database is content and not bare):
         problems.add(path.name, 'must be {"database": {<video>: {"subset": ..., "annotations": [...]}}}')
         return {}
     aside = content.get("set_ambiguous") if isinstance(content.get("set_ambiguous"), dict) else {}
     records = {}
-    for id, video in content["database"].items():
+    for id, video in database.items():
         if not check_id(id, path.name, problems):
             continue
         where = f"{path.name}: {id!r}"
@@ -73,11 +80,15 @@ def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
         annotations = video.get("annotations") or []
         annotations = list(annotations) if isinstance(annotations, list) else [annotations]
         annotations += [{"segment": segment, "label": AMBIGUOUS} for segment in aside.get(id) or ()]
-        segments, labels, ambiguous = [], [], []
+        segments, ambiguous = [], []
+        labels: list[str] = []
+        names: list[str] = []
         for one in annotations:
             segment, label = (one.get("segment"), one.get("label")) if isinstance(one, dict) else (None, None)
             times = tuple(map(number, segment)) if isinstance(segment, list | tuple) else ()
-            if len(times) != 2 or np.isnan(times).any() or not is_plain(label):
+            if segment in (None, []) and isinstance(label, str) and is_plain(label) and label != AMBIGUOUS:
+                names.append(label)
+            elif len(times) != 2 or np.isnan(times).any() or not isinstance(label, str) or not is_plain(label):
                 what = 'must be {"segment": [start, end], "label": class name}, in seconds'
                 problems.add(where, f"annotation {reprlib.repr(one)} {what}")
             elif label == AMBIGUOUS:
@@ -85,21 +96,23 @@ def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
             else:
                 segments.append(times)
                 labels.append(label)
-        names = video.get("labels") or []
-        if not isinstance(names, list) or not all(map(is_plain, names)):
-            problems.add(where, f'"labels" is {reprlib.repr(names)}: must be a list of class names')
-            names = []
-        duration = _positive(video, "duration", where, problems)
+        given = video.get("labels") or []
+        if not isinstance(given, list) or not all(map(is_plain, given)):
+            problems.add(where, f'"labels" is {reprlib.repr(given)}: must be a list of class names')
+            given = []
+        duration = _positive(video, "duration" if "duration" in video else "duration_second", where, problems)
         fps, frames = _positive(video, "fps", where, problems), _positive(video, "frame", where, problems)
         if fps is None and frames and duration:
             fps = frames / duration
         subset = video.get("subset")
+        if subset is not None and not isinstance(subset, str):
+            problems.add(where, f'"subset" is {reprlib.repr(subset)}: must be the name of one')
         records[id] = Record(
             subset=subset if isinstance(subset, str) else "",
             segments=tuple(segments),
             labels=tuple(labels),
             ambiguous=tuple(ambiguous),
-            video_labels=tuple(dict.fromkeys(labels or names)),
+            video_labels=tuple(dict.fromkeys([*labels, *names] or given)),
             duration=duration,
             fps=fps,
         )

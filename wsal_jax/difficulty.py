@@ -1,6 +1,6 @@
 """How hard is a data set? Its statistics, and the scores of two linear classifiers; no weak method enters.
 
-    python -m wsal_jax.data.difficulty --dataset=synthetic_untrimmed/thumos
+    python -m wsal_jax.difficulty --dataset=synthetic_untrimmed/thumos
 
 1. *Supervised snippets*: logistic regression on the features of a snippet, trained with the true labels of the training
    snippets. On test videos, each run of snippets with a probability > 0.5 is a detection with the mean probability as

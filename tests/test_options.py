@@ -1,0 +1,102 @@
+"""What is found before a run starts: misspelt names, and options that cannot work."""
+
+import pytest
+
+from tests.test_train import one_device, toy
+from wsal_jax import options, sharding
+from wsal_jax.data import pipeline
+from wsal_jax.types import InputError
+
+
+@pytest.fixture
+def data(tiny):
+    return pipeline.load(tiny, "train")
+
+
+def check(method, config, data, mesh):
+    options.check([method], config, {"train": data, "test": data}, mesh)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("batch_size", 13, "only 12 training videos"),
+        ("batch_size", 4, "multiple of the 8 devices"),
+        ("steps", 0, "config.steps=0"),
+        ("num_snippets", -1, "config.num_snippets=-1"),
+        ("data.placement", "disk", "config.data.placement='disk'"),
+        ("optimizer.name", "adamm", "adamm"),
+        ("optimizer.learning_rate", -1e-3, "config.optimizer.learning_rate=-0.001"),
+        ("optimizer.learning_rate", float("nan"), "config.optimizer.learning_rate=nan"),
+        ("optimizer", dict(name="sgd", learning_rate=0.1, momentum=float("inf")), "config.optimizer.momentum=inf"),
+        (
+            "optimizer",
+            dict(name="sgd", learning_rate=dict(name="linear_schedule", init_value=-1.0, end_value=0.0)),
+            "config.optimizer.learning_rate.init_value=-1.0",
+        ),
+        (
+            "optimizer",
+            dict(name="sgd", learning_rate=dict(name="linear_schedule", init_value=1.0)),
+            "config.optimizer=.*end_value",
+        ),
+        (
+            "optimizer",
+            dict(
+                name="sgd",
+                learning_rate=dict(name="exponential_decay", init_value=1.0, transition_steps=1, decay_rate=1e30),
+            ),
+            "is inf in step 3; it must be finite",
+        ),
+    ],
+)
+def test_options_that_cannot_work_are_refused(config, data, option, value, message):
+    if option == "optimizer":
+        config.optimizer = value
+    else:
+        config.update_from_flattened_dict({option: value})
+    with pytest.raises(InputError, match=message):
+        check(toy(), config, data, sharding.make_mesh())
+
+
+def test_a_method_may_refuse_data(config, data):
+    def refuse(data):
+        raise InputError(f"not these {len(data.metas)}")
+
+    with pytest.raises(InputError, match="not these 12"):
+        check(toy(check=refuse), config, data, one_device())
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("evaluation.protocol", "anet"),
+        ("evaluation.ious", (0.0, 0.5)),
+        ("evaluation.bootstrap", -1),
+        ("localize.soft_nms", -0.1),
+    ],
+)
+def test_what_cannot_be_evaluated_is_found_before(config, data, option, value):
+    config.update_from_flattened_dict({option: value})
+    with pytest.raises(InputError, match=option.split(".")[1]):
+        options.check_evaluation(config, data)
+
+
+def test_names_that_look_alike_are_told():
+    known = ["optimizer", "optimizer.learning_rate", "seed", "seeds", "data.root", "log_every"]
+    assert options.near("lr", known)[0] == options.near("lrr", known)[0] == "optimizer.learning_rate"
+    assert options.near("sede", known)[0] in ("seed", "seeds") and options.near("rot", known) == ["data.root"]
+    assert options.near("zzz", known) == []
+
+
+def test_a_config_is_found_by_its_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for text in ("maan:quick,dataset=thumos14", "configs/maan.py:quick,dataset=thumos14"):
+        path, switches = options.find(text)
+        assert path.name == "maan.py" and path.is_absolute() and switches == "quick,dataset=thumos14"
+    (tmp_path / "maan.py").write_text("")
+    assert options.find("maan.py")[0].absolute() == tmp_path / "maan.py"
+    for text in ("mann", "elsewhere/maan.py", "common", ""):
+        with pytest.raises(InputError, match=r"no such file.*dgam, iwo, maan, star"):
+            options.find(text)
+    with pytest.raises(InputError, match=r"did you mean maan\?"):
+        options.find("configs/mann.py:quick")

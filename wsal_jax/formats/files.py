@@ -1,0 +1,100 @@
+"""The bytes of a file: mapped, not read; what they may take in memory; and the members of zip files."""
+
+import io
+import mmap
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from wsal_jax.types import InputError
+
+LIMIT = 64 * 2**30
+"""Bytes that the arrays of a file may have together; the default of `limit`."""
+MEMORY = 4 * 2**30
+"""Bytes that a file may take in memory, apart from views on it."""
+DIRECTORY = 2**24
+"""Bytes that the table of contents of a zip file may have."""
+
+BEGINNING = 2**14
+"""Bytes of a member that are looked at before it is decompressed."""
+
+Path = str | os.PathLike
+
+
+@contextmanager
+def opened(path: Path, advice: str) -> Iterator[memoryview]:
+    """The bytes of a file, mapped; whatever goes wrong with them is told of this file."""
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise InputError("is empty")
+            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        yield view
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}): is it there, and a file that you may read?") from error
+    except Exception as error:  # a damaged file can fail in any way
+        what = error if isinstance(error, InputError) else f"is damaged, or of another format ({error!r:.300})"
+        raise InputError(f"{path} {what}. Get it again from where it is from, or save it again {advice}.") from error
+
+
+class Budget:
+    """What a file may still declare and take into memory."""
+
+    def __init__(self, limit: int):
+        self.declared, self.memory, self.limit = limit, min(limit, MEMORY), limit
+
+    def declare(self, size: int):
+        self.declared -= size
+        if self.declared < 0:
+            raise InputError(f"declares arrays of more than {self.limit:,} bytes together, the limit: split it")
+
+    def take(self, size: int):
+        self.memory -= size
+        if self.memory < 0:
+            most = min(self.limit, MEMORY)
+            raise InputError(f"would take more than {most:,} bytes of memory, the limit: split it, uncompressed")
+
+
+class _Directory(io.FileIO):
+    """A file that `zipfile` reads the table of contents of, which it does at once, however long that is."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > DIRECTORY:
+            raise InputError(f"has a table of contents of {size} bytes: must be at most {DIRECTORY}")
+        return super().read(size)
+
+
+def zip_members(path: Path, limit: int) -> dict[str, zipfile.ZipInfo]:
+    with _Directory(path) as file, zipfile.ZipFile(file) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+    Budget(limit).declare(sum(info.file_size for info in members.values()))
+    return members
+
+
+def zip_member(
+    view: memoryview, info: zipfile.ZipInfo, budget: Budget, check: Callable[[bytes, int], Any] | None = None
+) -> memoryview:
+    """The bytes of a member; before they are decompressed, `check` sees the first ones, and how many there will be.
+
+    `zipfile` would copy what is not compressed, too.
+    """
+    name, start, size = info.filename[:100], max(info.header_offset, 0), info.file_size
+    header = view[start : start + 30]
+    if header[:4] != b"PK\3\4":
+        raise InputError(f"is damaged: its member {name!a} is not where it should be")
+    start += 30 + sum(struct.unpack("<HH", header[26:]))
+    data = view[start : start + info.compress_size]
+    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError(f"has the member {name!a}, which is encrypted, or compressed in another way than by deflate")
+    if info.compress_type == zipfile.ZIP_DEFLATED:
+        budget.take(size)
+        if check:
+            check(zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, BEGINNING), size)
+        data = memoryview(zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1))
+    if len(data) != size or zlib.crc32(data) != info.CRC:
+        raise InputError(f"is damaged: length or checksum of its member {name!a} are not as declared")
+    return data

@@ -1,0 +1,176 @@
+"""The command's options: finding the config and its misspelt names, and all that is checked before a run starts."""
+
+import math
+import re
+import runpy
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from wsal_jax import configs, metrics, train
+from wsal_jax.data import clips, pipeline
+from wsal_jax.data.clips import Clips
+from wsal_jax.method import Method, options_of
+from wsal_jax.types import InputError
+
+
+def near(name: str, known: Sequence[str]) -> list[str]:
+    """Up to three known names that look like this one, the most similar first.
+
+    A name with dots is compared by its last part too, and by that part's initials: `lr` is near
+    `optimizer.learning_rate`.
+    """
+
+    def likeness(other: str) -> float:
+        last = other.rpartition(".")[2]
+        forms = (other, last, "".join(word[:1] for word in last.split("_")))
+        mine = (name, name.rpartition(".")[2])
+        return max(SequenceMatcher(None, x, form).ratio() for x in mine for form in forms)
+
+    return [other for other in sorted(known, key=likeness, reverse=True) if likeness(other) >= 0.6][:3]
+
+
+def find(text: str) -> tuple[Path, str]:
+    """The file and the switches of `--config=<text>`: a path, or the name of a config that comes with the package.
+
+    Raises:
+      InputError: there is no such file.
+    """
+    name, _, switches = text.partition(":")
+    folder = Path(configs.__path__[0])
+    built_in = {path.stem: path for path in folder.glob("*.py") if path.stem not in ("__init__", "common")}
+    stem = name.removeprefix("configs/").removesuffix(".py")  # so that configs/maan.py is found from anywhere
+    if name.endswith(".py") and Path(name).is_file():
+        return Path(name), switches
+    if stem in built_in and name in (stem, f"configs/{stem}.py"):
+        return built_in[stem], switches
+    likely = near(Path(name).stem, sorted(built_in))
+    raise InputError(
+        f"--config={text}: no such file; "
+        + (f"did you mean {' or '.join(likely)}? " if likely else "")
+        + f"There are {', '.join(sorted(built_in))}, and any path of a .py file"
+    )
+
+
+def names(config: ConfigDict, prefix: str = "") -> list[str]:
+    """All options, also groups of options, such as `optimizer` and `optimizer.learning_rate`."""
+    found = []
+    for name, value in config.items(preserve_field_references=True):
+        found += [prefix + name, *(names(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else ())]
+    return found
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+    """absl's parser of flags, for a flag `--config`, that says in one line what is misspelt.
+
+    Raises:
+      SystemExit: with the message, status 1.
+    """
+    argv = list(argv)
+    try:
+        at = next((i for i, x in enumerate(argv) if re.match("--?config(=|$)", x)), None)
+        if at is not None and "=" not in argv[at] and at + 1 < len(argv):
+            argv[at : at + 2] = [f"{argv[at]}={argv[at + 1]}"]
+        if at is not None and "=" in argv[at]:
+            path, switches = find(argv[at].partition("=")[2])
+            known = names(runpy.run_path(str(path))["get_config"](switches))
+            for option in (m[1] for x in argv if (m := re.match(r"--?(?:no)?config\.([^=\[]+)", x))):
+                if option not in known:
+                    likely = near(option, known) or [name for name in known if "." not in name]
+                    likely = ", ".join(f"config.{name}" for name in likely)
+                    raise InputError(f"--config.{option}: {path} has no such option; the nearest are {likely}")
+            argv[at] = f"--config={path}:{switches}"
+        return flags.FLAGS(argv)
+    except (flags.Error, InputError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def check(
+    methods: Sequence[Method], config: ConfigDict, data: dict[str, pipeline.Dataset], mesh: Mesh
+) -> dict[str, Clips]:
+    """Finds what cannot work before anything is trained; returns the highlight clips of the test data, if any.
+
+    Args:
+      methods: those of all models.
+      config: the whole config.
+      data: the splits "train" and "test".
+      mesh: the devices.
+
+    Raises:
+      InputError: an option, or a file of the user's, that cannot work.
+    """
+    check_training(config, data["train"], mesh)
+    for method in methods:
+        method.check(data["train"])
+    return check_evaluation(config, data["test"])
+
+
+def check_training(config: ConfigDict, data: pipeline.Dataset, mesh: Mesh) -> None:
+    """Raises InputError for options that the training data, the devices or Optax cannot work with."""
+    for name in ("seeds", "steps", "batch_size", "num_snippets", "log_every", "checkpoint_every"):
+        if config[name] < 1:
+            raise InputError(f"config.{name}={config[name]}: give at least 1")
+    for stream in "+".join(config.streams).split("+"):
+        if stream not in data.dims:
+            there = ", ".join(data.dims)
+            raise InputError(f"config.streams={config.streams}: no {stream!r} in the data; there are {there}")
+    models = len(config.streams)
+    if models > 1 and (len(config.fusion) != models or min(config.fusion) < 0 or not sum(config.fusion)):
+        raise InputError(f"config.fusion={config.fusion}: give a weight for each of config.streams={config.streams}")
+    if not config.localize.thresholds or not all(0 <= t < 1 for t in config.localize.thresholds):
+        raise InputError(f"config.localize.thresholds={config.localize.thresholds}: give some in [0, 1)")
+    if config.batch_size > len(data.lengths):
+        raise InputError(f"config.batch_size={config.batch_size}: there are only {len(data.lengths)} training videos")
+    if config.batch_size % mesh.size:
+        raise InputError(f"config.batch_size={config.batch_size}: give a multiple of the {mesh.size} devices")
+    if config.data.placement not in ("auto", "device", "stream"):
+        raise InputError(f"config.data.placement={config.data.placement!r}: give auto, device or stream")
+    check_optimizer(config)
+
+
+def check_optimizer(config: ConfigDict) -> None:
+    """Raises InputError for an optimizer that Optax does not have, and for rates that are negative or not finite."""
+    options = config.optimizer.to_dict()
+    schedule = options.get("learning_rate")
+    inner = {f"learning_rate.{name}": x for name, x in schedule.items()} if isinstance(schedule, dict) else {}
+    for name, x in {**options, **inner}.items():
+        if isinstance(x, int | float) and not 0 <= x < math.inf:
+            raise InputError(f"config.optimizer.{name}={x}: must be finite and not negative")
+    try:
+        train.make_optimizer(config.optimizer)
+        rates = np.asarray(jax.vmap(train.from_optax(schedule))(jnp.arange(config.steps))) if inner else np.zeros(1)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"config.optimizer={options}: {error}") from error
+    wrong = np.flatnonzero(~((rates >= 0) & (rates < np.inf)))
+    if len(wrong):
+        rate = f"is {rates[wrong[0]]} in step {wrong[0] + 1}"
+        raise InputError(f"config.optimizer.learning_rate={schedule}: {rate}; it must be finite and not negative")
+
+
+def check_evaluation(config: ConfigDict, data: pipeline.Dataset) -> dict[str, Clips]:
+    """Finds what cannot be evaluated; returns the highlight clips by video id, if any.
+
+    Raises:
+      InputError: an option of `config`, or the user's `clips.json`.
+    """
+    options = config.evaluation
+    if options.protocol not in metrics.PROTOCOLS:
+        known = ", ".join(metrics.PROTOCOLS)
+        raise InputError(f"config.evaluation.protocol={options.protocol!r}: there are {known}")
+    if not options.ious or not all(0 < iou <= 1 for iou in options.ious):
+        raise InputError(f"config.evaluation.ious={options.ious}: must be temporal IoUs above 0, up to 1")
+    if config.localize.soft_nms < 0 or options.bootstrap < 0:
+        given = f"config.localize.soft_nms={config.localize.soft_nms}, config.evaluation.bootstrap={options.bootstrap}"
+        raise InputError(f"{given}: must not be negative")
+    for model in config.streams:
+        options_of(config.localize, model, "config.localize")
+    if config.data.name != "feature_folder":
+        return {}
+    return clips.read(Path(config.data.root), data.class_names)
