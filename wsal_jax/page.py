@@ -51,12 +51,14 @@ POLICY = (
 """What the browser lets the page do: run its own script and show its own pictures, and play videos beside it."""
 
 
-def render(page: Mapping[str, Any]) -> str:
-    """The HTML of a page."""
+def render(page: Mapping[str, Any], videos: Sequence[str] | None = None) -> str:
+    """The HTML of a page; `videos` are its videos where they are JSON already."""
     files = {path.name: path.read_text(encoding="utf-8") for path in resources.files("wsal_jax.web").iterdir()}
     style, script = files["style.css"], joined([files[name] for name in MODULES])
     policy = POLICY.format(style=_digest(style), script=_digest(script))
     data = json.dumps(page, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    if videos is not None:
+        data = f'{data[:-1]},"videos":[{",".join(videos)}]}}'
     parts = {
         "policy": policy,
         "title": html.escape(page["title"]),

@@ -8,28 +8,30 @@ function profile(analysis) {
   const types = Object.keys(analysis.profile);
   const ranks = analysis.profile[types[0]].map((_, i) => i);
   const totals = ranks.map((i) => types.reduce((sum, type) => sum + analysis.profile[type][i], 0));
-  const rows = ranks.map((i) =>
-    make(
-      "tr",
-      {},
-      make("th", { scope: "row" }, `${i + 1}G`),
+  const rows = ranks
+    .filter((i) => totals[i])
+    .map((i) =>
       make(
-        "td.stack-cell",
+        "tr",
         {},
+        make("th", { scope: "row" }, `${i + 1}G`),
         make(
-          "div.stack",
-          { "aria-hidden": "true" },
-          types.map((type, t) =>
-            styled(make(`span.type${t}`, { title: `${type}: ${analysis.profile[type][i]}` }), {
-              "--share": totals[i] ? analysis.profile[type][i] / totals[i] : 0,
-            }),
+          "td.stack-cell",
+          {},
+          make(
+            "div.stack",
+            { "aria-hidden": "true" },
+            types.map((type, t) =>
+              styled(make(`span.type${t}`, { title: `${type}: ${analysis.profile[type][i]}` }), {
+                "--share": totals[i] ? analysis.profile[type][i] / totals[i] : 0,
+              }),
+            ),
           ),
         ),
+        types.map((type) => make("td", {}, totals[i] ? percent(analysis.profile[type][i] / totals[i]) : "–")),
+        make("td", {}, String(totals[i])),
       ),
-      types.map((type) => make("td", {}, totals[i] ? percent(analysis.profile[type][i] / totals[i]) : "–")),
-      make("td", {}, String(totals[i])),
-    ),
-  );
+    );
   const mark = (t) => make(`span.swatch.type${t}`, { "aria-hidden": "true" });
   const heads = ["Rank", "", ...types.map((type, t) => [mark(t), type]), "Detections"];
   return tableOf("numbers.profile", "Kinds of detections by rank (G: the true segments of the class)", heads, rows);

@@ -81,7 +81,8 @@ function attention() {
     make(
       "p.soft",
       {},
-      "Where the attention is above one half, compared to the true snippets: hits, what it covers besides, and what it leaves out.",
+      "Snippets, in percent of the true ones (gt): those where the attention is above one half (att) without being true, " +
+        "true ones that it leaves out, and the same of the snippets that the classifier alone would take (cls).",
     ),
   );
 }

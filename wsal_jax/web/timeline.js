@@ -122,7 +122,6 @@ function curve(video, label, kind, values, low, high, text) {
       draw("path.area", { d: steps(video, values, low, high, true) }),
       draw("path.line", { d: steps(video, values, low, high, false) }),
     ),
-    make("span.peak", {}, score(high)),
   );
 }
 
@@ -137,7 +136,14 @@ function curveRows(video, label) {
       return [
         ...(several && !i ? [row(make("strong", {}, run.name), make("div.lane"), ".part")] : []),
         row(
-          [make("span", {}, model.name), make("span.what", {}, "CAS")],
+          [
+            make("span", {}, model.name),
+            make(
+              "span.what",
+              { title: "Its highest value" },
+              `CAS to ${Number(Math.max(...model.cas).toPrecision(2))}`,
+            ),
+          ],
           curve(video, label, "cas", model.cas, low, high, `Class activation ${text}`),
           ".curve",
         ),
