@@ -116,7 +116,10 @@ def read(folder: Path) -> Record:
         if content["version"] != VERSION:
             raise FolderError(folder, [f"data.json has version {content['version']}: this program reads {VERSION}"])
         index = {name: i for i, name in enumerate(content["classes"])}
-        metas = [Meta(**{name: one[name] for name in Meta._fields}) for one in content["videos"]]
+        metas = [
+            Meta(one["id"], int(one["length"]), *(float(one[name]) for name in (*GRID, "duration")))
+            for one in content["videos"]
+        ]
         annotations = [_annotation(one, index) for one in content["videos"]]
     except FolderError:
         raise
