@@ -97,7 +97,7 @@ def curves(scores: Mapping[str, Scores], classes: Sequence[int]) -> dict[str, An
         models.append(
             {
                 "name": name,
-                "video": [_short(x) for x in np.asarray(one.video_score)[list(classes)]],
+                "video": [_short(x) for x in np.asarray(one.video_score, np.float64)[list(classes)].tolist()],
                 "attention": _bytes(np.clip(np.nan_to_num(np.asarray(one.attention, np.float64)), 0, 1)),
                 "cas": _bytes(level),
                 "low": low.tolist(),

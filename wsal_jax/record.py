@@ -3,13 +3,14 @@
 `data.json` says what the run was trained for and which videos it was tested on:
 
     {"version": 1, "command": how the run was started, or null, "classes": [names in the order of the labels],
-     "streams": [of the data], "dims": {stream: of a feature}, "extractor": what the features were made by, or null,
+     "streams": [of the data], "dims": {stream: of a feature}, "fusion": [weight of each model], "extractor": what the features were made by, or null,
      "grid": {"fps", "stride", "offset"} if all test videos have the same, else null,
      "videos": [{"id", "length", "fps", "stride", "offset", "duration", "ambiguous": [[start, end]],
                  "annotations": [{"segment", "label"}], or null where the truth is not known}]}
 
 `scores.npz` has of each model, for the first seed and all test videos one after the other, `<model>/cas` [total c],
-`<model>/attention` [total] and `<model>/video_score` [videos c], as float16. The fused scores follow from them.
+`<model>/attention` [total], `<model>/video_score` [videos c] and, of methods that have one, `<model>/class_attention`
+[total c], as float16. The fused scores follow from them.
 """
 
 import json
@@ -24,7 +25,7 @@ from ml_collections import ConfigDict
 
 from wsal_jax.formats.checks import FolderError, Problems, read_json
 from wsal_jax.fuse import fuse
-from wsal_jax.types import Annotation, InputError, Meta, Scores
+from wsal_jax.types import Annotation, Meta, Scores
 
 VERSION = 1
 GRID = ("fps", "stride", "offset")
@@ -59,6 +60,7 @@ def write(folder: Path, data: Any, config: ConfigDict) -> None:
         "classes": list(data.class_names),
         "streams": list(data.dims),
         "dims": dict(data.dims),
+        "fusion": list(config.fusion),
         "extractor": _extractor(config.data),
         "grid": dict(zip(GRID, next(iter(grids)))) if len(grids) == 1 else None,
         "videos": videos,
@@ -89,7 +91,10 @@ def write_scores(folder: Path, scores: Mapping[str, Sequence[Scores]]) -> None:
     largest = np.finfo(np.float16).max
     arrays = {}
     for model, of in scores.items():
-        for name, join in (("cas", np.concatenate), ("attention", np.concatenate), ("video_score", np.stack)):
+        for name in ("cas", "attention", "class_attention", "video_score"):
+            if getattr(of[0], name) is None:
+                continue
+            join = np.stack if name == "video_score" else np.concatenate
             joined = np.asarray(join([getattr(one, name) for one in of]), np.float32)
             arrays[f"{model}/{name}"] = np.clip(joined, -largest, largest).astype(np.float16)
     with (folder / "scores.npz").open("wb") as file:
@@ -138,7 +143,7 @@ def _annotation(video: dict[str, Any], index: dict[str, int]) -> Annotation | No
     )
 
 
-def read_scores(folder: Path, record: Record, weights: Sequence[float] = ()) -> dict[str, list[Scores]]:
+def read_scores(folder: Path, record: Record) -> dict[str, list[Scores]]:
     """Each model's scores and, of several, the fused ones, video by video; empty where the run kept none.
 
     Raises:
@@ -159,13 +164,20 @@ def read_scores(folder: Path, record: Record, weights: Sequence[float] = ()) -> 
                     raise ValueError(f"shapes {shapes} are not those of data.json")
                 pairs = zip(np.split(cas, ends[:-1]), np.split(attention, ends[:-1]), video_score)
                 scores[model] = [Scores(score, of, attends) for of, attends, score in pairs]
+                if f"{model}/class_attention" in file.files:
+                    own = np.split(file[f"{model}/class_attention"], ends[:-1])
+                    scores[model] = [one._replace(class_attention=x) for one, x in zip(scores[model], own)]
     except Exception as error:  # zipfile's, zlib's, NumPy's
         if isinstance(error, MemoryError):
             raise
         what = f"scores.npz is damaged ({error}): start the run again to write it, or delete it"
         raise FolderError(folder, [what]) from error
     if len(scores) > 1:
+        weights = record.data["fusion"]
         if len(weights) != len(scores):
-            raise InputError(f"{folder}: {len(weights)} weights of fusion for {len(scores)} models in scores.npz")
+            what = (
+                f"scores.npz has {len(scores)} models, data.json {len(weights)} weights of fusion: start the run again"
+            )
+            raise FolderError(folder, [what])
         scores["fused"] = [fuse(of, weights) for of in zip(*scores.values())]
     return scores

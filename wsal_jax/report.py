@@ -61,7 +61,7 @@ def read(folder: Path) -> Run:
             raise FolderError(folder, [f"detections.json has {unknown[0]!r}, which data.json does not have as a class"])
         labels = np.array([index[label] for label in of.labels], int)
         found[id] = Detections(of.segments.astype(np.float64), labels, of.scores.astype(np.float64))
-    return Run(folder, config, kept, found, record.read_scores(folder, kept, config.get("fusion", ())))
+    return Run(folder, config, kept, found, record.read_scores(folder, kept))
 
 
 def _read(path: Path) -> dict[str, Any]:
