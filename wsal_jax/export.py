@@ -5,6 +5,7 @@
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ def parse_formats(text: str) -> list[str]:
 
 
 def gather(
-    kept: Record, found: Mapping[str, Found], files: Mapping[str, Path], least: float = 0.0
+    kept: Record, found: Mapping[str, Found], files: Mapping[str, Path], least: float = -math.inf
 ) -> dict[str, list[Labelled]]:
     """What there is to write of the videos: "detections", and "truth" of those whose truth is known.
 
@@ -90,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     add("--format", required=True, metavar="F,F,...", help=", ".join(FORMATS))
     add("--out", type=Path, metavar="DIR", help="default: RUN/exports")
     add("--videos", type=Path, metavar="FOLDER", help="with video files called by id, which the files then point to")
-    add("--score", type=float, default=0.0, metavar="S", help="leave out detections with a lower score (default: 0)")
+    add("--score", type=float, default=-math.inf, metavar="S", help="leave out detections with a lower score")
     add("--ids", default="", metavar="ID,ID,...", help="the videos to write (default: all)")
     return result
 

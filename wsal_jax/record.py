@@ -3,7 +3,8 @@
 `data.json` says what the run was trained for and which videos it was tested on:
 
     {"version": 1, "command": how the run was started, or null, "classes": [names in the order of the labels],
-     "streams": [of the data], "dims": {stream: of a feature}, "fusion": [weight of each model], "extractor": what the features were made by, or null,
+     "streams": [of the data], "dims": {stream: of a feature}, "fusion": [weight of each model],
+     "extractor": what the features were made by, or null,
      "grid": {"fps", "stride", "offset"} if all test videos have the same, else null,
      "videos": [{"id", "length", "fps", "stride", "offset", "duration", "ambiguous": [[start, end]],
                  "annotations": [{"segment", "label"}], or null where the truth is not known}]}
@@ -175,9 +176,7 @@ def read_scores(folder: Path, record: Record) -> dict[str, list[Scores]]:
     if len(scores) > 1:
         weights = record.data["fusion"]
         if len(weights) != len(scores):
-            what = (
-                f"scores.npz has {len(scores)} models, data.json {len(weights)} weights of fusion: start the run again"
-            )
-            raise FolderError(folder, [what])
+            what = f"scores.npz has {len(scores)} models, data.json {len(weights)} weights of fusion"
+            raise FolderError(folder, [f"{what}: start the run again"])
         scores["fused"] = [fuse(of, weights) for of in zip(*scores.values())]
     return scores
