@@ -26,6 +26,7 @@ CONTRACT = "tests/test_method.py"
 TESTS = {
     "wsal_jax/aggregate.py": ["tests/test_aggregate.py"],
     "wsal_jax/localize.py": ["tests/test_localize.py"],
+    "wsal_jax/matching.py": ["tests/test_metrics.py"],
     "wsal_jax/metrics.py": ["tests/test_metrics.py"],
     "wsal_jax/train.py": ["tests/test_train.py", "tests/test_main.py"],
     "wsal_jax/methods/maan.py": ["tests/test_maan.py", CONTRACT],

@@ -11,7 +11,8 @@ from wsal_jax import evaluate, methods, metrics, options, results, train
 from wsal_jax.data import pipeline
 from wsal_jax.data.clips import Clips
 from wsal_jax.formats import submissions
-from wsal_jax.types import Annotation, Detections, Scores, Video
+from wsal_jax.method import Spec
+from wsal_jax.types import Annotation, Detections, InputError, Scores, Video
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def measure(of_models, rows, data, config, clips=None):
 def test_scores_are_those_of_each_seed_and_video_alone(config, data):
     config.seeds = 2
     maan = methods.get(config.method)
-    params = train.init(maan, method.Spec((16, 16), 3), config, 1).params
+    params = train.init(maan, Spec((16, 16), 3), config, 1).params
     scores = evaluate.score(maan, params, data, ["rgb", "flow"])
     assert [len(of) for of in scores] == [8, 8]
     for seed, video in [(0, 0), (1, 3), (1, 7)]:

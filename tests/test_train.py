@@ -13,7 +13,7 @@ from ml_collections import FrozenConfigDict
 
 from wsal_jax import checkpoint, method, methods, sharding, signals, train
 from wsal_jax.data import pipeline
-from wsal_jax.method import Method, Phase
+from wsal_jax.method import Method, Phase, Step
 from wsal_jax.types import InputError, Scores, Video
 
 
@@ -179,7 +179,7 @@ def test_the_first_bad_step_and_its_seed_are_named(config, tmp_path):
 def test_parameters_that_are_not_finite_are_neither_saved_nor_returned(config, data, tmp_path):
     """A gradient of 1e36 and SGD of rate 1e6: the loss was finite in the only step."""
 
-    def loss(params, video, key, epoch):
+    def loss(params, video, step):
         return params["a"] * 1e36, {"loss": jnp.zeros(())}
 
     run = Method(lambda key, spec: {"a": jnp.zeros(())}, (Phase("a", loss, ("a",)),), toy().score)
@@ -195,8 +195,8 @@ def test_parameters_that_are_not_finite_are_neither_saved_nor_returned(config, d
 def test_no_two_draws_share_their_noise(config, data, tmp_path):
     """Nor do two models; all of them by steps, seeds and videos."""
 
-    def loss(params, video, key, epoch):
-        noise = jax.random.uniform(key)
+    def loss(params, video, step):
+        noise = jax.random.uniform(step.key)
         return params["a"], {"loss": params["a"], "noise": noise, "square": noise**2}
 
     run = Method(lambda key, spec: {"a": jax.random.uniform(key)}, (Phase("a", loss, ("a",)),), toy().score)
@@ -267,7 +267,7 @@ def test_update_is_the_mean_gradient_of_the_trained_group(data):
         run.phases[0], optimizer, params, optimizer.init({}), videos, jax.random.key(1), jnp.int32(0)
     )
     one = [
-        jax.value_and_grad(lambda p, *v: run.phases[0].loss(p, Video(*v), None, jnp.int32(0))[0])(params, *video)
+        jax.value_and_grad(lambda p, *v: run.phases[0].loss(p, Video(*v), Step(None, jnp.int32(0)))[0])(params, *video)
         for video in zip(*videos)
     ]
     mean = sum(gradient["first"] for _, gradient in one) / 5
