@@ -60,11 +60,11 @@ def gather(
         if meta.id in found:
             of = found[meta.id]
             rows = zip(of.segments.tolist(), of.labels, of.scores.tolist())
-            segments = [Segment(*times, label, score) for times, label, score in rows if score >= least]
+            segments = [Segment(start, end, label, score) for (start, end), label, score in rows if score >= least]
             detections.append(Labelled(meta.id, tidy(segments, meta.duration), **common))
         if annotation is not None:
-            rows = zip(annotation.segments.tolist(), annotation.labels)
-            segments = [Segment(*times, kept.classes[label]) for times, label in rows]
+            pairs = zip(annotation.segments.tolist(), annotation.labels)
+            segments = [Segment(start, end, kept.classes[label]) for (start, end), label in pairs]
             truth.append(Labelled(meta.id, tidy(segments, meta.duration), **common))
     return {name: of for name, of in (("detections", detections), ("truth", truth)) if of}
 

@@ -112,7 +112,7 @@ def read(path: Path, problems: Problems, fps: float | None = None) -> dict[str, 
             labels = _labels(attributes[key], values.get(key))
             if not labels:
                 problems.add(where, "has no class: choose one in VIA")
-            segments[vid] += [Segment(*times, label) for label in labels]
+            segments[vid] += [Segment(times[0], times[1], label) for label in labels]
         except (KeyError, TypeError, AttributeError):
             problems.add(where, 'is not {"vid", "z", "xy", "av"} of a view of the project')
     for vid, view in views.items():
