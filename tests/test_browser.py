@@ -1,5 +1,6 @@
 """The report page in a real browser: Debian's Chromium, driven by Playwright."""
 
+import base64
 import http.server
 import os
 import shutil
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 from wsal_jax import metrics, page
+from wsal_jax.formats import subtitles
+from wsal_jax.formats.labelled import Labelled, Segment
 from wsal_jax.types import Annotation, Detections
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -338,3 +341,19 @@ def test_accessible_and_not_wider_than_the_window(show, width, color):
             if one["impact"] in ("serious", "critical")
         ]
         assert not serious
+
+
+def test_chapters_are_read_as_they_were_written(browser, tmp_path):
+    """A `<track>` with our WebVTT: times and texts come out as they went in."""
+    names = ["snatch <1> & co", "a --> b", made_up_page.HOSTILE]
+    segments = tuple(Segment(1.25 + i, 4.5 + i, name, 0.5) for i, name in enumerate(names))
+    (path,) = subtitles.write_webvtt([Labelled("v", segments)], names, tmp_path, "detections")
+    text = base64.b64encode(path.read_bytes()).decode()
+    tab = browser.new_page()
+    tab.set_content(f'<video><track kind="chapters" src="data:text/vtt;base64,{text}"></video>')
+    tab.evaluate("() => { document.querySelector('track').track.mode = 'hidden'; }")
+    tab.wait_for_function("() => document.querySelector('track').readyState === 2", timeout=5000)
+    code = """() => [...document.querySelector('track').track.cues].map(
+        (cue) => [cue.startTime, cue.endTime, cue.getCueAsHTML().textContent])"""
+    assert tab.evaluate(code) == [[one.start, one.end, one.label] for one in segments]
+    tab.close()
