@@ -209,6 +209,8 @@ def test_threshold_and_filters_change_what_is_shown(show):
     left = [one for one in found if one[3] >= threshold]
     assert 0 < len(left) < len(found)
     assert bars(tab) == len(left) == tab.locator(".detections tbody tr").count()
+    shown = tab.locator(".counts tbody tr td:nth-child(2)").all_text_contents()
+    assert shown == [f"{len(left)} of {len(found)}", f"{sum(x >= threshold for x in scores)} of {len(scores)}"]
     label = left[0][2]
     of_class = [one for one in left if one[2] == label]
     name = data["classes"][label]
@@ -229,6 +231,8 @@ def test_counts_are_those_of_the_evaluator(show):
     data = made_up_page.page_of(videos=5, seed=4)
     for i, video in enumerate(data["videos"][:3]):  # ties, copies, and one without truth
         video["runs"][0]["found"] += [[*one[:3], 0.5] for one in video["truth"]] * (i + 1)
+    data["videos"][3].update(truth=[[10, 20, 0], [30, 40, 1]])  # IoUs that are thresholds
+    data["videos"][3]["runs"][0]["found"] = [[10, 15, 0, 0.9], [30, 33, 1, 0.8], [30, 37, 1, 0.7]]
     data["videos"][4]["truth"] = None
     known = data["videos"][:4]
     truth = {x["id"]: Annotation(*_columns(x["truth"], 3)) for x in known}
