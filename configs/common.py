@@ -1,7 +1,7 @@
-"""Options that all methods share. A method's file calls `parse` and `get_config`, then overrides.
+"""Options shared by all methods. A method's file calls `parse` and `get_config`, then overrides options.
 
-The text after the colon of `--config=configs/maan.py:dataset=feature_folder,quick` sets the few switches that
-decide what the rest of the config looks like; every other option is `--config.<option>=<value>`.
+The text after the colon in `--config=configs/maan.py:dataset=feature_folder,quick` sets switches, which determine the
+defaults of the other options; set those with `--config.<option>=<value>`.
 """
 
 from difflib import get_close_matches
@@ -12,10 +12,10 @@ from wsal_jax.types import InputError
 
 
 def parse(text: str | None, **defaults):
-    """`"a=1,b"` -> ConfigDict(a=1, b=True, others as in `defaults`), with the types of the defaults.
+    """Parses `"a=1,b"` to ConfigDict(a=1, b=True, others as in `defaults`), with the types of the defaults.
 
     Raises:
-      InputError: a switch that is not in `defaults`, a value of another type, or an unknown preset.
+      InputError: an unknown switch, a value of the wrong type, or an unknown preset.
     """
     switches = ConfigDict(defaults)
     for part in filter(None, (text or "").split(",")):
@@ -34,9 +34,9 @@ def parse(text: str | None, **defaults):
 
 
 SWITCHES = dict(dataset="synthetic_untrimmed/thumos", preset="", quick=False)
-"""`dataset=feature_folder` alone has the settings of the method's paper, meant for some hundred videos of minutes with
-I3D features, as of THUMOS14. `preset=composed` has those of the results on composed videos (a few clips each, features
-of 2 s): where videos have tens of snippets, and where training on a CPU must be short, begin with it."""
+"""`dataset=feature_folder` has the settings of the method's paper, meant for hundreds of videos of some minutes with
+I3D features, as in THUMOS14. `preset=composed` has the settings of our results on composed videos (a few clips each,
+features of 2 s): start with it if videos have tens of snippets, or if training on a CPU must be short."""
 
 
 def get_config(switches: ConfigDict) -> ConfigDict:
@@ -44,23 +44,23 @@ def get_config(switches: ConfigDict) -> ConfigDict:
     config = ConfigDict()
 
     config.seed = 0
-    config.seeds = 1  # this many seeds, from `seed` on, are trained at once
-    config.resume = True  # continue the run found in --workdir; False sets that run aside and starts anew
+    config.seeds = 1  # number of seeds trained at once, from `seed` on
+    config.resume = True  # continue the run in --workdir; False moves that run aside and starts again
 
     config.data = ConfigDict()
-    config.data.name = switches.dataset  # a TFDS builder of wsal_jax.data, with its config if it has several
+    config.data.name = switches.dataset  # a TFDS builder of wsal_jax.data, with its config if any
     config.data.root = ""  # feature_folder, thumos14, activitynet: the user's folder
-    config.data.dir = ""  # where TFDS keeps what it has built; "" is its default, ~/tensorflow_datasets
-    config.data.placement = "auto"  # features "device": on the device at once; "stream": read as needed; "auto"
-    config.data.device_gb = 4.0  # up to this size, all streams together, "auto" puts training features on the device
+    config.data.dir = ""  # the folder of built data; "" is TFDS's default, ~/tensorflow_datasets
+    config.data.placement = "auto"  # features: all on the "device", "stream" from disk, or "auto"
+    config.data.device_gb = 4.0  # "auto" uses the device for training features up to this total size
 
     benchmark = switches.dataset.partition("/")[0]
-    if benchmark in ("thumos14", "activitynet"):  # how its files are read: see wsal_jax/data/benchmark.py, thumos14.py
+    if benchmark in ("thumos14", "activitynet"):  # see wsal_jax/data/benchmark.py, thumos14.py
         config.data.reader = ConfigDict(dict(layout="auto", bad_videos="refuse", bad_segments="keep"))
         for name in ("fps", "stride", "offset"):  # None: those of the layout
-            config.data.reader[name] = config_dict.placeholder(float)  # one shared by all would change them together
-        config.data.reader.durations = "annotated"  # or "features": a video lasts as long as its features
-        config.data.reader.resized = False  # the features of a video divide its duration equally
+            config.data.reader[name] = config_dict.placeholder(float)  # a shared placeholder would set all three
+        config.data.reader.durations = "annotated"  # or "features": durations of videos from their features
+        config.data.reader.resized = False  # True: the snippets of a video divide its duration equally
         if benchmark == "thumos14":
             config.data.reader.update(videos="all", diving="both")
 
@@ -71,25 +71,25 @@ def get_config(switches: ConfigDict) -> ConfigDict:
     config.steps = 2000  # per round
     config.batch_size = 32
     config.num_snippets = 20  # sampled from each training video
-    # A name in optax, and its arguments; a learning rate with a name of its own is a schedule (see configs/iwo.py).
+    # A name in optax and its arguments; a learning rate with a name of its own is a schedule (see configs/iwo.py).
     config.optimizer = ConfigDict(dict(name="adam", learning_rate=5e-4))
 
     config.log_every = 100  # steps per dispatch
     config.checkpoint_every = 500  # steps; a multiple of log_every
-    config.plots = 4  # test videos drawn
-    config.report = True  # keep the scores of test videos, and write a page to look at: report/index.html
+    config.plots = 4  # number of test videos to plot
+    config.report = True  # save the scores of test videos, and write report/index.html
 
     config.evaluation = ConfigDict()
     config.evaluation.protocol = "activitynet"  # or thumos_kit, wtalc, grid, opentad: see wsal_jax/matching.py
-    first, step = (0.5, 0.05) if "activitynet" in switches.dataset else (0.1, 0.1)  # as papers on each have it
+    first, step = (0.5, 0.05) if "activitynet" in switches.dataset else (0.1, 0.1)  # as in papers on each
     config.evaluation.ious = tuple(round(first + i * step, 2) for i in range(10 if first == 0.5 else 9))
     config.evaluation.bootstrap = 1000  # resamplings of the test videos for the 95 % intervals
 
     config.localize = ConfigDict()
-    config.localize.reject = 0.1  # classes with a lower video score give no detection (the best one always does)
+    config.localize.reject = 0.1  # lowest video score of a class with detections (the best class always has some)
     config.localize.thresholds = (0.2,)  # of the CAS, relative to its maximum
-    config.localize.nms = 0.5  # temporal IoU above which the weaker of two detections of a class goes
-    config.localize.soft_nms = 0.0  # sigma of Gaussian soft-NMS (it decays scores), instead of `nms`; 0.0: off
+    config.localize.nms = 0.5  # temporal IoU above which NMS drops the weaker of two detections of a class
+    config.localize.soft_nms = 0.0  # sigma of Gaussian soft-NMS, which decays scores, instead of `nms`; 0.0: off
 
     if switches.quick:
         config.steps, config.log_every, config.checkpoint_every = 200, 50, 100

@@ -2,11 +2,11 @@
 
 python -m wsal_jax.main --config=configs/dgam.py
 python -m wsal_jax.main --config=configs/dgam.py:terms=fg+bg+guide     (Table 4: fg, fg+bg, fg+bg+guide, all)
-python -m wsal_jax.main --config=configs/dgam.py:as_released           (what the authors' code does otherwise)
+python -m wsal_jax.main --config=configs/dgam.py:as_released           (as in the authors' code)
 python -m wsal_jax.main --config=configs/dgam.py --config.method.latent=64    (Table 6; Figure 4: r, Table 7: beta)
 
-Two CPU cores: three seeds on the built-in data (--config.seeds=3) take 167 s; fused mAP@.5 22.9 +- 0.3. On real
-features: see the README.
+On two CPU cores, three seeds on the built-in data (--config.seeds=3) take 167 s and reach a fused mAP@.5 of 22.9 +-
+0.3. For real features see the README.
 """
 
 from wsal_jax.configs import common
@@ -32,9 +32,9 @@ def get_config(text=None):
         alpha=0.03,
         gamma1=0.5,
         gamma2=0.1,
-        sigma=1.0,  # the paper's sigma_s is not given; as released
-        warmup=15,  # cycles of a CVAE and an attention epoch; the paper's 300 are as large a share of its training
-        warm_reconstruction=True,  # L_re as well, not L_cvae alone
+        sigma=1.0,  # the paper gives no sigma_s; as released
+        warmup=15,  # cycles of CVAE and attention epochs; the same share of training as the paper's 300
+        warm_reconstruction=True,  # L_re too, not only L_cvae
         dropout=0.0,
         foreground_epsilon=0.0,
         cvae_weight=1.0,
@@ -43,20 +43,21 @@ def get_config(text=None):
     )
     config.num_snippets = 400
     config.optimizer = dict(name="adam", learning_rate=1e-3)
-    config.localize.thresholds = (0.05,)  # of the attention, absolute; the paper does not give its own
-    config.localize.eta = 0.3  # weight of the flanks; the paper's is not given; as released
+    config.localize.thresholds = (0.05,)  # of the attention, absolute; the paper gives none
+    config.localize.eta = 0.3  # weight of the flanks; the paper gives none; as released
 
-    # Attention steps; the CVAE's come on top, so that the rows of Table 4 have the same number of them.
+    # Attention steps only (CVAE steps are added below), so that all rows of Table 4 have the same number of them.
     config.steps = 2000
     if thumos14:  # 6,000 epochs of 6 steps, as released
         config.steps, config.method.warmup = 36_000, 300
     if switches.dataset.startswith("synthetic_untrimmed"):
-        # T as for MAAN. With 128 dimensions Adam moves a logit an eighth as fast as with 1,024, and class activation
-        # must come up before L_guide has put out the attention: of 2e-3 and 5e-3, the better on 50 training videos.
+        # T as for MAAN. With 128 dimensions Adam moves a logit an eighth as fast as with 1,024, but class activations
+        # must rise before L_guide suppresses the attention. 5e-3 was better than 2e-3 on 50 training videos.
         config.num_snippets, config.optimizer.learning_rate = 20, 5e-3
     if switches.preset == "composed":
-        # T of the README's comparison. On held-out training videos of its data, one seed: dropout rather than 0 with
-        # context; a threshold of 0.05 rather than 0.1 to 0.4, without context by far, with context 0.2 was better.
+        # T of the README's comparison. On held-out training videos of its data, with one seed: dropout 0.7 was better
+        # than 0 with context; a threshold of 0.05 was far better than 0.1 to 0.4 without context, but 0.2 was better
+        # with context.
         config.num_snippets, config.method.dropout = 20, 0.7
     if switches.dataset.startswith("activitynet"):  # 6,000 epochs of 150 steps, as released; 300 as in the paper
         config.steps, config.method.warmup = 900_000, 300
@@ -80,17 +81,17 @@ def get_config(text=None):
 
 
 def released(config, activitynet):
-    """What the authors' code does and the paper does not say, or says otherwise.
+    """The settings of the authors' code where the paper is silent or differs.
 
-    Not copied: that a video of class 0 alone has no proposal; that batches are the same for 10 epochs; that the
+    We do not copy that a video of class 0 alone has no proposal, that batches stay the same for 10 epochs, and that the
     checkpoint is chosen on the test videos.
     """
     rgb, flow = config.method.per_stream.rgb, config.method.per_stream.flow
-    config.optimizer.b1 = 0.8  # the paper says Adam and no more
+    config.optimizer.b1 = 0.8  # the paper says only Adam
     config.method.foreground_epsilon = 1.0  # x_fg = sum(l x) / (sum(l) + 1), in training; eq. 4 has no 1
     config.method.cvae_weight = 10.0
     config.method.proposals = "released"  # `as_released` in wsal_jax/methods/dgam.py
-    # The flow's activation counts 0.65 in both.
+    # The activation of the flow stream has weight 0.65 in both.
     config.localize.own_share, config.localize.mask_threshold = 0.5, 0.01
     config.localize.per_stream = dict(
         rgb=dict(own_share=0.35, mask_threshold=0.03), flow=dict(own_share=0.65, mask_threshold=0.08)

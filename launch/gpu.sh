@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# NVIDIA GPUs: all of this machine's in one process; under Slurm (srun launch/gpu.sh ...), those of all its tasks.
+# NVIDIA GPUs: uses all GPUs of this machine in one process, or under Slurm (srun launch/gpu.sh ...) those of all tasks.
 #   launch/gpu.sh --config=configs/maan.py
 set -euo pipefail
 cd "$(dirname "$0")/.."

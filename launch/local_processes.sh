@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Several processes on this machine's CPU, joined by jax.distributed and Gloo: what a cluster does, to try at home.
+# Runs several processes on this machine's CPU, joined by jax.distributed and Gloo, to try out what a cluster does.
 #   launch/local_processes.sh 2 --config=configs/maan.py:quick --workdir=runs/two
-# Ctrl-C or SIGTERM to this script is passed on to all, which save and end; this script ends after them.
+# The script passes Ctrl-C or SIGTERM on to all processes, which save and exit, and exits after them.
 set -euo pipefail
 count=$1
 shift
@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 export JAX_PLATFORMS=cpu JAX_CPU_COLLECTIVES_IMPLEMENTATION=gloo
 port=$(python -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')
-set -m # a process group for each: Ctrl-C comes to this script alone, which passes it on once
+set -m # a process group for each, so that Ctrl-C reaches only this script, which passes it on once
 pids=() signalled=''
 pass_on() {
   signalled=1
@@ -21,15 +21,15 @@ for ((i = 0; i < count; i++)); do
   python -m wsal_jax.main --distributed --coordinator="localhost:$port" --processes="$count" --process="$i" "$@" &
   pids+=($!)
 done
-for _ in "${pids[@]}"; do # the first to fail ends all, with its status
+for _ in "${pids[@]}"; do # the first failure ends all, with its status
   status=0
   wait -n || status=$?
   [ "$status" = 0 ] || break
 done
 running() { [ -n "$(jobs -pr)" ]; }
-for ((tenths = 0; tenths < 100; tenths++)); do # what stopped one has stopped the others, too, or they wait for it
+for ((tenths = 0; tenths < 100; tenths++)); do # the others have stopped too, or are waiting for the failed process
   running || break
-  if [ -n "$signalled" ]; then tenths=0; fi # they save
+  if [ -n "$signalled" ]; then tenths=0; fi # wait while they save
   sleep 0.1
 done
 kill -KILL "${pids[@]}" 2>/dev/null || true

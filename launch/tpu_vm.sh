@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Cloud TPU: copies this checkout to every host of a TPU VM or slice, installs it and runs it there on all chips.
+# Cloud TPU: copies this checkout to all hosts of a TPU VM or slice, installs it and runs it there on all chips.
 #   launch/tpu_vm.sh my-tpu us-central2-b --config=configs/maan.py --workdir=/mnt/shared/run
-# Several hosts need a --workdir that all of them see (Filestore, gcsfuse); one host does not.
+# Several hosts need a --workdir that all of them can access (Filestore, gcsfuse).
 set -euo pipefail
 name=$1 zone=$2
 shift 2

@@ -1,4 +1,4 @@
-"""Foreign files made by hand, byte by byte, and what the tests of their readers share."""
+"""Foreign files made by hand, byte by byte, and helpers for the tests of their readers."""
 
 import io
 import pickle
@@ -94,7 +94,7 @@ def storage(key="0", kind="FloatStorage", size=6, old=False):
 
 
 def tensor(of, offset=0, shape=(2, 3), strides=(3, 1)):
-    """As torch.save writes it."""
+    """A tensor as torch.save writes it."""
     parts = (
         of + simple(offset) + simple(shape) + simple(strides) + b"\x89" + named("collections", "OrderedDict") + b")R"
     )
@@ -102,7 +102,7 @@ def tensor(of, offset=0, shape=(2, 3), strides=(3, 1)):
 
 
 def python2_array(array, protocol):
-    """As Python 2 with NumPy 1 writes it, between PROTO and STOP."""
+    """An array as Python 2 with NumPy 1 pickles it, between PROTO and STOP."""
 
     def text(value):
         short = b"U" + bytes([len(value)]) if len(value) < 256 else b"T" + struct.pack("<i", len(value))
@@ -128,7 +128,7 @@ def save(tmp_path, suffix, content):
 
 
 def refused(path, *words, limit=files.LIMIT):
-    """Reading it fails with a message that names the file, and has the words."""
+    """Checks that reading fails with a message that names the file and contains the words."""
     with pytest.raises(InputError) as error:
         arrays.read(path, limit)
     assert str(path) in str(error.value) and "save it again" in str(error.value)
@@ -159,7 +159,7 @@ def small_files():
 
 
 def peak(action):
-    """The most memory that Python and NumPy have at a time meanwhile, in bytes."""
+    """Peak memory of Python and NumPy during the call, in bytes."""
     tracemalloc.start()
     try:
         action()

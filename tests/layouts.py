@@ -1,4 +1,4 @@
-"""The same few videos of THUMOS14, made up, in every layout that `wsal_jax.data.layouts` reads."""
+"""The same few invented videos of THUMOS14 in every layout that `wsal_jax.data.layouts` reads."""
 
 import json
 import zlib

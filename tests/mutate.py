@@ -1,11 +1,11 @@
-"""Would the tests notice? Changes one place of the code at a time and runs the tests that should fail.
+"""Mutation testing: changes one place of the code at a time and runs the tests that should fail.
 
     python tests/mutate.py                                   a sample of every module below, about an hour on two cores
     python tests/mutate.py --modules wsal_jax/localize.py --count 20 --seed 1
 
-A mutant that all its tests pass survives and is printed with its change: the tests miss something there, or the change
-makes no difference (such as `<` for `<=` where the two sides are never equal). Nothing in the checkout is changed: a
-copy of it is.
+A mutant survives if all its tests pass; it is then printed with its change. Either the tests miss something, or the
+change makes no difference (such as `<` for `<=` if the two sides are never equal). Only a copy of the checkout is
+changed.
 """
 
 import argparse
@@ -66,7 +66,7 @@ class Mutant(NamedTuple):
 
 
 def mutants(module: str, source: str) -> Iterator[Mutant]:
-    """All changes of a module: another operator, constant or condition, a factor or a summand less."""
+    """All changes of a module: another operator, constant or condition, or one factor or summand less."""
     starts = [0, *[i + 1 for i, byte in enumerate(source.encode()) if byte == ord("\n")]]
 
     def change(node: ast.AST, new: str) -> Mutant:
@@ -101,7 +101,7 @@ def mutants(module: str, source: str) -> Iterator[Mutant]:
 
 
 def _without_annotations(tree: ast.Module) -> ast.Module:
-    """Shapes in signatures, docstrings, messages and slices of types are not what the tests are for."""
+    """Removes what the tests need not cover: shapes in signatures, docstrings, messages and slices of types."""
 
     class Strip(ast.NodeTransformer):
         def visit_AnnAssign(self, node):

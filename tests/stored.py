@@ -1,4 +1,4 @@
-"""What a builder has stored, for tests: the examples of TFDS together with their features."""
+"""Reads what a builder has stored, for tests: the examples of TFDS with their features."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from wsal_jax.data import examples, pipeline, store
 
 
 def videos(builder: tfds.core.DatasetBuilder, split: str) -> list[dict[str, Any]]:
-    """The examples of a split in their order, each with "features" by stream, in the type in which they are stored."""
+    """The examples of a split in order, each with "features" by stream in their stored dtype."""
     kept = pipeline.load(builder, split).store
     return [
         {**example, "features": {stream: store.read(kept, video, stream) for stream in kept.streams}}

@@ -46,7 +46,7 @@ AGGREGATORS = {
 }
 
 
-# Compilation takes most of the time of these tests, so what can be is compiled at once.
+# Compilation takes most of the time of these tests, so we compile as much as possible at once.
 linear, scan, weights_of = map(jax.jit, (marginalized_average, marginalized_average_scan, marginal_weights))
 
 
@@ -104,7 +104,7 @@ def brute_force_derivatives(p, x):
 
 
 def reference(name, weights, x):
-    """What the other aggregators are, in a loop over snippets."""
+    """The other aggregators as a loop over snippets."""
     if name == "softmax":
         weights = [np.exp(w) for w in weights]
     total = sum(w * row for w, row in zip(weights, x))
@@ -294,7 +294,7 @@ def padded(rng, n, extra, garbage):
 
 @pytest.mark.parametrize("extra", [3, 140])  # 140: the other quadrature
 def test_padding_changes_neither_value_nor_derivatives(extra):
-    for garbage in (1.0, 3e38, -3e38):  # the large ones overflow what flows back from the loss
+    for garbage in (1.0, 3e38, -3e38):  # large values make the cotangents overflow
         weights, x, padded_weights, padded_x, mask = padded(RNG(7), 6, extra, garbage)
         expected = all_derivatives(weights, x, (weights, x))
         got = all_derivatives(padded_weights, padded_x, (mask * padded_weights, mask[:, None] * padded_x), mask)

@@ -102,7 +102,7 @@ def random_case(seed, classes=3):
         return np.stack([start, start + rng.integers(1, 8, k)], axis=1).astype(float)
 
     truth = {f"v{i}": Annotation(random_segments(k), rng.integers(0, classes - 1, k)) for i, k in enumerate([6, 0, 9])}
-    # What is true of class 0 is often true of class 1 as well, as with CliffDiving and Diving.
+    # Segments of class 0 often have class 1 too, like CliffDiving and Diving.
     a = truth["v2"]
     truth["v2"] = Annotation(np.concatenate([a.segments] * 2), np.concatenate([a.labels, 1 - a.labels]))
     found = {"unknown": (random_segments(3), rng.integers(0, classes, 3)), "v1": (random_segments(4), np.zeros(4, int))}
@@ -228,7 +228,7 @@ def test_analysis_of_random_cases(seed, iou):
     ap_n = [exact_ap_n([kind == HIT for kind, _, _ in ranking[c]], len(positives[c]), n) for c in occurs]
     assert result.mean_ap_n == pytest.approx(exact_mean(ap_n))
 
-    # Errors of a type are as good as not detected; without any, what is left is recall.
+    # Removing the errors of a type equals not detecting them; without any errors, only recall matters.
     for kind in analyse.TYPES[1:]:
         rest = without(found, [here for c in occurs for k, _, here in ranking[c] if k == kind])
         assert result.mean_ap_without[kind] == pytest.approx(official_map(rest, truth, classes, iou))
@@ -304,7 +304,7 @@ def test_normalized_average_precision_is_average_precision_at_its_own_size():
         positive = int(hits.sum()) + int(rng.integers(1, 4))
         ap = metrics.average_precision(-np.arange(len(hits), dtype=float), hits, positive)
         assert analyse.normalized_average_precision(hits, positive, positive) == pytest.approx(ap)
-        # More instances than there are let the same false positives weigh less.
+        # With N above the number of instances, the same false positives weigh less.
         assert analyse.normalized_average_precision(hits, positive, 2 * positive) >= ap - 1e-12
     assert math.isnan(analyse.normalized_average_precision(np.array([False]), 0, 3))
 
@@ -433,8 +433,8 @@ def test_pictures(tmp_path, known):
     assert area[HIT] / area[CONFUSION] == pytest.approx(2, rel=0.05)
     assert area[BACKGROUND] / area[CONFUSION] == pytest.approx(1, rel=0.05)
     assert area[DOUBLE] == area[LABEL] == area[LOCALIZATION] == 0
-    # Missed is the segment of 10 s of class 1: of the short ones half, of those alone in the video all, of those that
-    # cover little of it a third.
+    # The segment of 10 s of class 1 is missed: half of the short segments, all that are alone in their video, and a
+    # third of those with low coverage.
     picture = pixels(paths[2])
     area = {name: is_color(picture, color).sum() for name, color in plot_analysis.COLORS_CHARACTERISTICS.items()}
     assert area["instances"] / area["length"] == pytest.approx(2, rel=0.05)
@@ -474,7 +474,7 @@ def test_published_detections_of_stpn():
     assert 100 * result.mean_ap == pytest.approx(17.7, abs=0.05)
     assert sum(int(n.sum()) for n in result.profile.values()) == 9151
     assert sum(int(n[0]) for n in result.profile.values()) == 3311
-    # What such a detector does wrong is where actions start and end, above all of short ones.
+    # Such a detector mislocates the boundaries of actions, mainly of short ones.
     gains = {name: x - result.mean_ap_n for name, x in result.mean_ap_n_without.items()}
     assert max(gains, key=gains.get) == LOCALIZATION
     length = result.characteristics["length"]

@@ -47,7 +47,7 @@ EXPECTED += (struct.error, zlib.error, zipfile.BadZipFile, pickle.UnpicklingErro
 
 
 def read_or_refuse(path):
-    """Whether it can be read; anything but InputError fails."""
+    """Whether a file can be read; any error except InputError fails the test."""
     try:
         arrays.read(path)
     except InputError as error:
@@ -97,7 +97,7 @@ def test_the_limit_is_exact(tmp_path):
 
 
 def sparse_objects(path, videos, t, d):
-    """An object array of float32 zeros that takes no room, with 1 + i at the end of array i."""
+    """A sparse file of an object array of float32 zeros, with 1 + i at the end of array i."""
     with open(path, "wb") as file:
         file.write(npy(b"", shape=f"({videos},)"))
         head, tail = pickle.dumps(objects(*[()] * videos), 4).split(b")" * videos)

@@ -1,4 +1,4 @@
-"""The count of operations that the bench compares with what the machine can do."""
+"""The count of operations that the benchmark compares with the speed of the machine."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from wsal_jax import bench
 
 
 def test_operations_of_matrix_products_are_counted():
-    """A batched product with two sums in its gradient, in a loop of 5, beside a condition of which the most counts."""
+    """A batched product and its gradient, in a loop of 5, and a condition, which counts its costliest branch."""
     x, w = jnp.ones((3, 4, 6)), jnp.ones((6, 7))
 
     def step(w, condition):

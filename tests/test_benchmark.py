@@ -1,4 +1,4 @@
-"""What becomes of data that are not clean, and the counts of the real annotations."""
+"""The treatment of unclean data, and the counts of the real annotations."""
 
 import itertools
 import json
@@ -234,7 +234,7 @@ def add_late(root):
 
 
 def test_features_that_end_late_are_all_listed_with_advice(root):
-    """As those of FTCL's gt.json, whose durations take 25 frames per second for 30."""
+    """As in FTCL's gt.json, whose durations assume 30 instead of 25 frames per second."""
     add_late(root)
     (line,) = [line for line in problems(root).splitlines() if "the features end after the video" in line]
     for i, id in enumerate(LATE):
@@ -294,7 +294,7 @@ def build(root, tmp_path, **options):
 
 @pytest.mark.parametrize("videos", thumos14.EXCLUDED)
 def test_excluded_videos(root, tmp_path, videos):
-    add_video(root, "video_test_0000270")  # not annotated, which does not matter where it is excluded
+    add_video(root, "video_test_0000270")  # not annotated, but excluded
     ambiguous = [{"segment": [1, 2], "label": "Ambiguous"}]
     add_video(root, "video_test_0001292", annotations=ambiguous)
     options = dict(videos=videos, bad_videos="drop" if videos in ("all", "w_talc") else "refuse")
@@ -419,7 +419,7 @@ for split in ("train", "test"):
 @pytest.mark.skipif(not SHARED.exists(), reason="the real annotations are not here")
 @pytest.mark.parametrize("name", REAL)
 def test_counts_of_the_real_annotations(tmp_path, name):
-    """Built with features of two dimensions, as long as each video; in a process without the slow checks of shapes."""
+    """Builds with two-dimensional features as long as each video, in a process without the slow shape checks."""
 
     def counts(*options):
         command = [sys.executable, "-c", BUILD_AND_COUNT, name, root, tmp_path, *options]

@@ -26,7 +26,7 @@ class State(NamedTuple):
 
 def make_state() -> State:
     params = {
-        # As long as it takes Orbax to give it a file of its own, in which no checksum of Orbax finds a flipped bit.
+        # Large enough to get its own file, in which Orbax does not detect a flipped bit.
         "attention": {"kernel": jax.random.normal(jax.random.key(0), (32, 32)), "bias": jnp.zeros(())},
         "classifier": jnp.arange(7, dtype=jnp.bfloat16) / 3,
     }
@@ -140,7 +140,7 @@ def test_flipped_bits(tmp_path):
 
 
 def test_damage_to_empty_leaf(tmp_path):
-    """There is nothing of it but its entry."""
+    """An empty leaf has only its entry."""
     checkpoint.save(tmp_path, 1, {"a": np.ones(3), "b": np.zeros((0, 3))})
     path = tmp_path / "1" / "check" / "metadata"
     check = json.loads(path.read_text())
@@ -151,7 +151,7 @@ def test_damage_to_empty_leaf(tmp_path):
 
 
 def test_half_written(tmp_path):
-    """What a process that dies in the middle of a save leaves is no checkpoint, and goes with the next save."""
+    """A process that dies during a save leaves no valid checkpoint; the next save removes the rest."""
     checkpoint.save(tmp_path, 1, {"a": np.ones(3)})
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     args = ocp.args.Composite(state=ocp.args.StandardSave({"a": np.zeros(0)}), check=ocp.args.JsonSave({}))

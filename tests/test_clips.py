@@ -1,4 +1,4 @@
-"""Highlight clips: what is read, and how a model's scores rank them."""
+"""Highlight clips: reading them, and ranking them by a model's scores."""
 
 import json
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_a_clip_has_the_activation_at_its_middle():
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the real clips are not here")
 def test_chance_on_the_real_clips():
-    """The figure that people quote for random scores on the test videos is 51.1."""
+    """The published value for random scores on the test videos is 51.1."""
     gt = json.loads((SHARED / "gt.json").read_text())["database"]
     found = clips.read(SHARED, sorted({label for video in gt.values() for label in video["labels"]}))
     test = [found[id] for id in (SHARED / "split_test.txt").read_text().split()]

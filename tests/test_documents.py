@@ -1,4 +1,4 @@
-"""The documents name what there is: files, options, switches, methods."""
+"""The files, options, switches and methods that the documents name exist."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Table 1 of DGAM: attention and classifier of two runs, in all pairs."""
+"""Table 1 of DGAM: all pairs of attention and classifier of two runs."""
 
 import json
 
@@ -46,7 +46,7 @@ def test_the_parts_of_a_pair_are_those_of_their_runs():
 
 
 def test_the_table_has_all_pairs(runs, tmp_path, monkeypatch, capsys):
-    """The pairs of one run have its own results; what is scored is bit-equal to what the two runs have saved."""
+    """A pair from one run has that run's results; the scored parameters are bit-equal to the saved ones."""
     scored = []
     original = evaluate.score
 

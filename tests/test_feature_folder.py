@@ -1,4 +1,4 @@
-"""A tiny valid folder must come back as it is; every way of breaking it must be named before anything is built."""
+"""A tiny valid folder is read back unchanged; every way of breaking it is reported before the build."""
 
 import json
 import os
@@ -101,7 +101,7 @@ def test_ambiguous_segments_are_no_class(tmp_path):
     np.testing.assert_array_equal(videos["both"]["ambiguous"], [[3, 4.5]])
     np.testing.assert_array_equal(videos["both"]["counts"], [1, 1])
     assert videos["-run.1"]["ambiguous"].shape == (0, 2)
-    np.testing.assert_array_equal(videos["jump Ü"]["counts"], [-1, -1])  # it has the class, nobody says how often
+    np.testing.assert_array_equal(videos["jump Ü"]["counts"], [-1, -1])  # the class occurs, with an unknown count
 
 
 @pytest.mark.parametrize("layout", ["rgb+flow", "rgb", "flow", "joint"])
@@ -435,7 +435,7 @@ def test_bad_ground_truth_is_named(tmp_path, name):
 
 
 def test_payload_works(tmp_path):
-    """What the pickles above would do."""
+    """`pickle` does execute the payload above."""
     pickle.loads(pickle.dumps(Payload(tmp_path / "executed")))
     assert (tmp_path / "executed").exists()
 
@@ -484,7 +484,7 @@ def test_all_features_that_end_late_are_listed(tmp_path):
 
 
 def test_built_twice_is_identical(tmp_path):
-    """Also by another process, whose hashes and threads are others."""
+    """Even in another process, with other hashes and threads."""
     root = write(tmp_path / "data")
     build(root, tmp_path / "one")
     code = "import sys\nfrom tests.test_feature_folder import *\nbuild(Path(sys.argv[1]), Path(sys.argv[2]))"
@@ -547,7 +547,7 @@ def test_reopened_builder_knows_all_and_pickles(tmp_path):
     _, videos = build(root, tmp_path / "built")
     stat = (root / RUN).stat()
     rewrite(root, RUN, nan)
-    os.utime(root / RUN, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # nobody looks at the features again
+    os.utime(root / RUN, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # features are not read again
     made = pickle.loads(pickle.dumps(builder(root, tmp_path / "built")))
     assert examples.class_names(made.info) == ["jump", "run"]
     assert stored.dims(made) == DIMS
@@ -617,7 +617,7 @@ def test_counts_that_cannot_be_used(tmp_path, video, counts, problem):
 
 
 def test_counts_of_a_test_video_are_refused(tmp_path):
-    """Else it would be measured as one without any true segment."""
+    """Otherwise it would count as a video without true segments."""
     root, gt = write(tmp_path), ground_truth()
     del gt["database"]["both"]["annotations"]
     gt["database"]["both"].update(labels=["run"], counts={"run": 2})

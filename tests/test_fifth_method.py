@@ -1,4 +1,4 @@
-"""A fifth method in the contract, whose loss sees the batch and tracks statistics without a gradient."""
+"""A fifth method in the contract. Its loss uses the whole batch and tracks statistics without a gradient."""
 
 from functools import partial
 
@@ -80,7 +80,7 @@ def step_of(phase, params, videos, rate=0.1):
 
 
 def test_a_step_is_that_of_the_whole_batch():
-    """The gradient is of all videos together, through the neighbours too; tracked groups have none."""
+    """The gradient is that of all videos together, including through neighbours; tracked groups have none."""
     videos, params = batch(), FIFTH.init(jax.random.key(1), Spec((5,), 3))
     params["statistics"]["mean"] = jnp.full(5, 0.3)
     new, _, metrics = step_of(FIFTH.phases[0], params, videos)
@@ -146,7 +146,7 @@ def test_it_trains_on_all_devices_goes_on_and_is_scored(config, data, tiny, tmp_
 
 
 def test_a_loss_is_told_its_step():
-    """The keys of a batch differ, the epoch is one for all."""
+    """The keys of a batch differ; the epoch is the same for all."""
 
     def told(params, video, step: Step):
         return params["w"] * 0, {"key": jax.random.uniform(step.key), "epoch": step.epoch}

@@ -32,7 +32,7 @@ def varint(value):
 
 
 def field(number, value):
-    """Of a protocol buffer; (4 bytes,) is a fixed32."""
+    """A field of a protocol buffer; (4 bytes,) is a fixed32."""
     if isinstance(value, int):
         return varint(number << 3) + varint(value)
     if isinstance(value, tuple):
@@ -41,7 +41,7 @@ def field(number, value):
 
 
 def snappy(data):
-    """Literals of 7 bytes, and copies (of the three kinds, overlapping ones too) where something repeats."""
+    """Snappy data with literals of 7 bytes, and copies of repetitions (all three kinds, also overlapping)."""
     out, at = varint(len(data)), 0
     while at < len(data):
         for back in (1, 2, 4, 16):
@@ -62,7 +62,7 @@ def snappy(data):
 
 
 def table(pairs, packing, per_block):
-    """A file in the table format; every second key is stored as what differs from the one before."""
+    """A file in the table format; every second key is stored as the difference from the previous one."""
     content = b""
 
     def block(entries):
@@ -196,7 +196,7 @@ def test_a_bundle_is_read_as_it_was_written(tmp_path, packing, per_block, shards
 
 @pytest.mark.parametrize("packing", [0, 1])
 def test_a_damaged_bundle_is_never_read_as_another(tmp_path, packing):
-    """Every byte flipped, and every length shorter; what is not covered by a checksum is not used."""
+    """Flips every byte and truncates to every length; bytes without a checksum are not used."""
     values = {"a": np.float32([[1, 2]]), "b/c": np.float32(3)}
     prefix = write_bundle(tmp_path / "x", values, packing)
     for path in map(Path, (f"{prefix}.index", f"{prefix}.data-00000-of-00001")):

@@ -45,7 +45,7 @@ def gradient_of(made):
 
 
 def params_of(made, dims=DIMS, seed=0, dtype=np.float32):
-    """Random ones, so that nothing is 0."""
+    """Random parameters, so that nothing is 0."""
     shapes = jax.eval_shape(lambda: made.init(jax.random.key(0), method.Spec(dims, CLASSES)))
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), dtype), shapes)
@@ -68,7 +68,7 @@ def split(x):
 
 
 def attention_of(heads, h, left):
-    """Eq. 3 of the segments `left`, one at a time; the rest has 0."""
+    """Eq. 3 of the segments `left`, one at a time; the others have attention 0."""
     attention = np.zeros((HEADS, len(h)))
     for m in range(HEADS):
         logits = [heads["kernel"][m] @ h[k] + heads["bias"][m, k] for k in left]
@@ -133,7 +133,7 @@ def test_loss_is_equation_6(labels):
 
 
 def test_dropout_keeps_the_expected_logits():
-    """Over 4,000 keys, of a loss that is nearly linear in the logits, as these are small."""
+    """Mean over 4,000 keys of a loss that is nearly linear in the logits, because they are small."""
     made, video = make(dropout=0.5, penalty=0.0), example()
     params = params_of(made)
     params["classifier"] = jax.tree.map(lambda x: 1e-3 * x, params["classifier"])
@@ -382,7 +382,7 @@ def test_what_was_removed_has_no_attention_and_stays_away():
 
 
 def test_a_video_never_loses_its_last_snippets():
-    """All of it would win in a revision, as attention is nowhere 0, and then the video is left as it was."""
+    """In a revision all snippets would win, because no attention is 0; the video then stays unchanged."""
     made = make("scores=attention", share=0.6)
     params = jax.tree.map(lambda x: x[None], params_of(made))
     revise = train.make_revise(made)

@@ -19,7 +19,7 @@ LAUNCH = Path(__file__).parent.parent / "launch" / "local_processes.sh"
 
 
 def wait_for(condition, seconds):
-    """What the condition returns once that is true; a process that never gets there is a failure, not a hang."""
+    """Waits until a condition is true and returns its value; fails after a time limit."""
     end = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < end
@@ -28,7 +28,7 @@ def wait_for(condition, seconds):
 
 
 def children(pid):
-    """Of a process, as {pid: command line}."""
+    """The children of a process, as {pid: command line}."""
     found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -40,9 +40,9 @@ def children(pid):
 
 
 def test_two_processes_equal_one_and_stop_together(tfds_dir, tmp_path):
-    """The launcher's two processes of one CPU device each, reading from disk, against this process and its devices.
+    """Compares the launcher's two processes, with one CPU device each, reading from disk, with this process.
 
-    Of another such run one process gets SIGTERM while it trains; both stop. Continued, it ends in the same bytes.
+    In a second run, one process gets SIGTERM during training, and both stop. The resumed run gives the same bytes.
     """
     switches = "dataset=synthetic_untrimmed/tiny"
     options = {
@@ -120,7 +120,7 @@ for i in {1..600}; do sleep 0.1; done
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_launcher_passes_a_signal_on_and_waits(tmp_path, number):
-    """With a stand-in for Python that saves for a while when it is told to end."""
+    """Uses a stand-in for Python that takes a while to save when it receives a signal."""
     stand_in = tmp_path / "python"
     stand_in.write_text(STAND_IN)
     stand_in.chmod(0o755)

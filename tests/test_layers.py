@@ -24,7 +24,7 @@ def test_no_dropout():
 
 
 def test_initial_attention():
-    """Kernels of variance 1 / inputs and no bias, and other ones of another key."""
+    """Kernels have variance 1 / inputs, biases are 0, and another key gives other kernels."""
     layers = init_attention(jax.random.key(0), 400, 300)
     for name, inputs in (("hidden", 400), ("out", 300)):
         assert not layers[name]["bias"].any() and abs(layers[name]["kernel"].std() * inputs**0.5 - 1) < 0.1

@@ -28,7 +28,7 @@ def propose(scores, meta, options):
 
 
 def rows(detections):
-    """As sorted rows (label, start, end, score)."""
+    """Detections as sorted rows (label, start, end, score)."""
     return sorted(zip(detections.labels.tolist(), *detections.segments.T.tolist(), detections.scores.tolist()))
 
 
@@ -62,7 +62,7 @@ def test_runs_above_each_level():
 
 
 def test_sums_and_means_of_runs():
-    """Against integrals of a step function in thousandths; what is outside counts nothing."""
+    """Against integrals of a step function in steps of 1/1000; values outside are 0."""
     rng = np.random.default_rng(0)
     values = rng.normal(size=9)
     runs = np.sort(rng.integers(-2000, 11_000, (200, 2)), axis=1)

@@ -1,4 +1,4 @@
-"""What every method must do; a new one is found by its files in wsal_jax/methods and configs."""
+"""Tests for every method; they find a new method by its files in wsal_jax/methods and configs."""
 
 import importlib
 import pkgutil
@@ -56,7 +56,7 @@ def video(n=20, padding=0, seed=0):
 
 
 def of_batch(phase, trained, params, one, step):
-    """The loss and metrics of a batch of one, as a loss may ask for the others of its batch."""
+    """The loss and metrics of a batch of one; a batch is needed because losses may use its axis."""
     batched = jax.vmap(phase.loss, (None, 0, Step(0, None)), axis_name=BATCH)
     one, key = jax.tree.map(lambda x: x[None], (one, step.key))
     value, aux = batched({**params, **trained}, one, Step(key, step.epoch))
@@ -127,7 +127,7 @@ def test_jit_equals_eager_and_vmap_equals_a_loop(made, params):
 
 @pytest.mark.parametrize("where", ["end", "middle"])
 def test_what_masked_snippets_hold_changes_no_loss_and_no_score(made, params, where):
-    """Padding, or what a round has removed; in losses beyond their warm-up, gradients too."""
+    """Masked snippets are padding or removed by a round. Gradients are checked too, in losses after their warm-up."""
     masked = np.arange(32) >= 20 if where == "end" else np.isin(np.arange(32), (0, 9, 10, 31))
     one = video(32)._replace(mask=jnp.asarray(~masked, jnp.float32))
     one = one._replace(length=jnp.int32(20)) if where == "end" else one

@@ -56,7 +56,7 @@ def exact_raw_ap(hits, num_positive):
 
 
 def interval_iou(a, b):
-    """In fractions, of the floats as they are."""
+    """Exact IoU of floats, in fractions."""
     (a, b), (c, d) = map(Fraction, map(float, a)), map(Fraction, map(float, b))
     overlap = min(b, d) - max(a, c)
     return overlap / ((b - a) + (d - c) - overlap) if overlap > 0 else Fraction(0)
@@ -95,9 +95,9 @@ def by_activitynet(found, truth, c, iou):
 
 
 def by_grid(found, truth, c, iou):
-    """CO2-Net: true and ambiguous segments rounded to snippets, overlap with the latter drops, then as officially.
+    """CO2-Net: rounds true and ambiguous segments to snippets, drops overlaps with the latter, then matches officially.
 
-    Detections are rounded to 0.001 snippet, so that those on the grid are on it.
+    Detections are rounded to 0.001 snippet, so that those on the grid stay on it.
     """
     predicted, true = of_class(found, truth, c)
     predicted = [(v, i, [round(float(t) * 25 / 16, 3) for t in s], score) for v, i, s, score in predicted]
@@ -138,7 +138,7 @@ def by_wtalc(found, truth, c, iou):
 
 
 def by_thumos_kit(found, truth, c, iou):
-    """TH14evalDet: video by video, the true segments take detections; the rest is false unless ambiguous."""
+    """TH14evalDet: video by video, true segments take detections; the others are false unless ambiguous."""
     predicted, true = of_class(found, truth, c)
     taken = {}
     for video in found:
@@ -345,7 +345,7 @@ def random_case(seed, half_snippets=False):
             np.concatenate([d.labels, d.labels[:6], a.labels]),
             np.concatenate([d.scores, d.scores[:6], rng.integers(0, 6, len(a.labels)) / 5]),
         )
-    if seed % 5 == 0:  # a class that nothing detects
+    if seed % 5 == 0:  # a class without detections
         found = {
             v: Detections(*(np.asarray(x)[d.labels != 1] for x in (d.segments, d.labels, d.scores)))
             for v, d in found.items()
@@ -420,7 +420,7 @@ def test_true_segments_choose_in_the_thumos_kit():
     found, truth = detections((0, 7, 0, 0.9), (0, 9, 0, 0.8)), annotation((0, 10, 0))
     assert mean_ap(found, truth, "activitynet", 0.5, 0.7, 0.8) == [1, 1, 0.5]
     assert mean_ap(found, truth, "thumos_kit", 0.5, 0.7, 0.8) == [0.5, 0.5, 0.5]
-    # A threshold that is met exactly does not do.
+    # An IoU equal to the threshold is not enough.
     assert mean_ap(detections((0, 5, 0, 1)), truth, "thumos_kit", 0.4, 0.5) == [1, 0]
     # The first segment in file order takes what the second one needs.
     truth = annotation((0, 10, 0), (0, 9, 0))
@@ -458,7 +458,7 @@ def test_the_snippet_grid():
     # One snippet is too short for W-TALC, and without detections of a class its mAP is 0.
     assert mean_ap(detections((0, 0.64, 0, 1)), whole, "wtalc", 0.1) == [0]
     assert mean_ap(detections((0, 0.64, 0, 1)), whole, "grid", 0.1) == [1]
-    # It takes the first true segment that will do, not the best.
+    # It takes the first sufficient true segment, not the best.
     truth = annotation((0, 6.4, 0), (0, 12.8, 0))
     found = detections((0, 12.8, 0, 1), (0, 6.4, 0, 0.9))
     assert mean_ap(found, truth, "wtalc", 0.5, 0.6) == [1, 1]
@@ -468,7 +468,7 @@ def test_the_snippet_grid():
 
 
 def test_detections_on_the_snippet_grid_meet_thresholds_exactly():
-    """Every k / 10 that whole snippets can have, of times that are k times 0.64 s as floating-point numbers are."""
+    """For all IoUs k / 10 of whole snippets, with times in floating point that are multiples of 0.64 s."""
     for first in range(60):
         truth = annotation((first * 0.64, (first + 10) * 0.64, 0))
         for k in range(1, 10):
@@ -535,7 +535,7 @@ def test_many_detections_are_matched_fast():
 
 
 def resampled(found, truth, copies):
-    """The data set in which a video is there as often as `copies` says."""
+    """The data set with each video repeated according to `copies`."""
     videos = [*truth, *(v for v in found if v not in truth)]
     times = dict(zip(videos, copies))
     return tuple({f"{v}#{j}": x for v, x in of.items() for j in range(times[v])} for of in (found, truth))
@@ -576,7 +576,7 @@ def test_bootstrap_in_parts_and_copies_of_equal_scores(monkeypatch):
 
 
 def test_bootstrap_interval():
-    """Each of 100 videos is hit or not; the mean over as many classes of one would have the binomial's spread."""
+    """Each of 100 videos is a hit or not; the interval must have the spread of a binomial distribution."""
     hit = np.arange(100) < 60
     truth = {str(v): annotation((0, 10, 0)) for v in range(100)}
     found = {str(v): detections((0, 10, 0, 1.0)) for v in range(100) if hit[v]}

@@ -1,4 +1,4 @@
-"""What is found before a run starts: misspelt names, and options that cannot work."""
+"""Checks before a run starts: misspelt names and invalid options."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Pickles: what can be read, and that nothing runs."""
+"""Pickles: valid ones are read, and nothing is executed."""
 
 import pickle
 import shlex
@@ -113,7 +113,7 @@ REFUSED_NAMES = [
 
 
 def running(command):
-    """Pickles for which `pickle` itself runs `command`, and what the message must have."""
+    """Pickles that make `pickle` itself run `command`, and words that our message must contain."""
     text = simple(command)
     for module in ("os", "posix"):
         yield named(module, "system") + text + b"\x85R.", f"{module}.system"
@@ -123,7 +123,7 @@ def running(command):
 
 
 def attacks(command):
-    """Those, and others that come near."""
+    """These and similar pickles."""
     text = simple(command)
     yield from running(command)
     for module, name in REFUSED_NAMES:
@@ -186,7 +186,7 @@ def test_nothing_in_a_file_runs(tmp_path, container):
 
 
 def test_the_attacks_are_attacks(tmp_path):
-    """`pickle` does run them; so what is refused above is not merely malformed."""
+    """`pickle` does execute them, so the refused pickles above are not just malformed."""
     marker = tmp_path / "marker"
     code = "import sys, pickle; pickle.loads(bytes.fromhex(sys.argv[1]))"
     for payload, _ in running(f"touch {shlex.quote(str(marker))}"):
@@ -196,7 +196,7 @@ def test_the_attacks_are_attacks(tmp_path):
 
 
 def test_reading_imports_and_executes_nothing(tmp_path):
-    """Told by the interpreter's own audit events, in a process without JAX."""
+    """Verified by the interpreter's audit events, in a process without JAX."""
     number = 0
     for suffix, make in CONTAINERS.values():
         for payload, _ in attacks("true"):

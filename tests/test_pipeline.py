@@ -1,4 +1,4 @@
-"""Which snippets training sees, and that disk and device give the same ones."""
+"""The snippets that training sees, which are the same from disk and from the device."""
 
 from functools import partial
 

@@ -35,7 +35,7 @@ def height(classes: int, models: int) -> int:
 
 
 def seconds(columns: np.ndarray, duration: float) -> np.ndarray:
-    """Columns of the picture -> time."""
+    """The times of columns of the picture."""
     inches = (columns + 0.5) / plot.DPI - plot.LEFT
     return inches / (plot.WIDTH - plot.LEFT - plot.RIGHT) * duration
 
@@ -67,7 +67,7 @@ def test_bars_are_at_their_times(tmp_path):
     ):
         time = seconds(columns(picture, color), 100)
         inside = (time[:, None] > segments[:, 0] - 2 * pixel) & (time[:, None] < segments[:, 1] + 2 * pixel)
-        assert inside.any(axis=1).all()  # nothing where nothing is
+        assert inside.any(axis=1).all()  # no bars elsewhere
         assert (inside.sum(axis=0) >= np.diff(segments)[:, 0] / pixel - 3).all()  # whole segments
         assert (inside.sum(axis=0) >= 1).all()  # the shortest too
 
@@ -109,7 +109,7 @@ def test_scores_of_no_use(tmp_path):
 
 
 def test_attention_of_each_class(tmp_path):
-    """A row more for each class, where the attention of the class, here 1 from 5 to 7.5 s, is a line near its top."""
+    """One more row per class shows its attention (here 1 from 5 to 7.5 s) as a line near the top."""
     attention = np.zeros((40, 9))
     attention[10:15, 5] = 1.0
     scores = make_scores(40)._replace(class_attention=attention)

@@ -55,7 +55,7 @@ FAST = ("--bootstrap", "0", "--iou", "0.5,0.6")
 
 @pytest.fixture
 def command(tmp_path, capsys):
-    """Runs the command on what the files hold, and returns what it prints."""
+    """Runs the command on files with the given contents, and returns its output."""
 
     def run(*options, results=FOUND, database=TRUTH):
         files = {"--detections": {"results": results}, "--ground_truth": {"database": database}}
@@ -72,7 +72,7 @@ def command(tmp_path, capsys):
 
 
 def failure(command, *options, **files):
-    """The message of the error that the command ends with."""
+    """The error message of the command."""
     with pytest.raises(SystemExit) as error:
         command(*options, **files)
     assert str(error.value).startswith("error: ")
@@ -162,7 +162,7 @@ def test_negative_bootstrap(command):
 
 
 def test_bootstrap_intervals(command, tmp_path):
-    """Of two videos that are equally good, every sample is; of different ones, the interval has both ends."""
+    """With two equally good videos, all samples are equal; with different ones, the interval spans both."""
     same = {id: video("test", ("Run", 0, 10)) for id in "abcd"}
     hits = {id: found(("Run", 1, 0, 10)) for id in "abcd"}
     out = command("--iou", "0.5", "--bootstrap", "50", results=hits, database=same)
@@ -184,7 +184,7 @@ def test_bootstrap_intervals(command, tmp_path):
 
 
 def subset_of(ids, name=None):
-    """What `choose_subset` does with videos by id and subset: names, why, ids."""
+    """The result of `choose_subset` for videos by id and subset: names, why, ids."""
     names, why, chosen = selection.choose_subset({id: Record(subset=subset) for id, subset in ids.items()}, name)
     return names, why, "".join(sorted(chosen, key=list(ids).index))
 
@@ -276,7 +276,7 @@ def test_ids_with_and_without_a_prefix(command, prefixed, plain, how):
 
 
 def test_ids_are_matched_one_by_one(command):
-    """Some with a prefix, some without, hundreds that are gone from the ground truth; and so in --exclude."""
+    """Some ids have a prefix, hundreds are missing from the ground truth; likewise in --exclude."""
     database = {"v_a": TRUTH["a"], "b": TRUTH["b"], "v_v_c": video("test", ("Run", 0, 10))}
     results = {"a": FOUND["a"], "v_b": FOUND["b"], "v_c": found(("Run", 0.95, 0, 10))}
     dead = {f"gone{i}": [] for i in range(300)}
@@ -525,7 +525,7 @@ def test_json_and_csv_have_the_same_numbers(command, tmp_path):
 
 @pytest.mark.parametrize("option", ["--json", "--csv", "--analyse"])
 def test_outputs_that_cannot_be_written(command, tmp_path, monkeypatch, option):
-    """Said before anything is read."""
+    """Reported before anything is read."""
     missing, file, folder = tmp_path / "missing" / "out", tmp_path / "file", tmp_path / "folder"
     file.write_text("mine")
     folder.mkdir()
@@ -601,7 +601,7 @@ def test_published_detections_of_stpn(command):
 
 @needs_shared
 def test_w_talc_under_all_protocols(command, tmp_path, monkeypatch):
-    """Ambiguous segments matter where the protocol spares them, from the folder or from a file."""
+    """Ambiguous segments, from the folder or from a file, matter only if the protocol treats them specially."""
     for module, read in ((score, "read_truth"), (submissions, "read")):  # slow under beartype, and always the same
         monkeypatch.setattr(module, read, functools.cache(getattr(module, read)))
     folder = tmp_path / W_TALC.name
@@ -637,7 +637,7 @@ def scaled(factor, results=FOUND):
     [(1, None), (25, "frames"), (1000, "milliseconds"), (1 / 60, "fractions of the video"), (1 / 3000, None)],
 )
 def test_units_that_are_not_seconds(command, factor, unit, known):
-    """The videos last a minute; known, or as long as their last segment."""
+    """Videos last one minute; the duration is given or inferred from the last segment."""
     ends = {"a": video("test", *(("Run", 10 * i, 10 * i + 10) for i in range(6)))}
     results = {"a": found(*(("Run", 0.9, 10 * i, 10 * i + 10) for i in range(6)))}
     if known:
@@ -682,7 +682,7 @@ def test_odd_values_in_the_ground_truth_are_errors(command, entry, what):
 
 
 def test_names_of_any_length_and_script(tmp_path):
-    """On a terminal of ASCII; nothing that is printed is longer than a few lines."""
+    """On an ASCII terminal; messages stay within a few lines."""
     name, id = "Läufe " + 100_000 * "x" + "end", 100_000 * "v"
     truth = {id: video("test", (name, 0, 10), ("Run", 20, 30)), f"{id}2": video(id, ("Run", 0, 1))}
     for file, content in (("d", {id: found((name, 1, 0, 10), ("y" * 10**5, 1, 2, 2))}), ("g", {"database": truth})):

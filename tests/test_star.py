@@ -24,7 +24,7 @@ LABELS = [[0, 0, 0, 1, 0], [1, 1, 1, 1, 1], [0, 1, 0, 0, 1]]
 
 @pytest.fixture
 def eager():
-    """Steps and operations one by one, which takes less time than to compile each model."""
+    """Runs without jit, which is faster than compiling each model."""
     with jax.disable_jit():
         yield
 
@@ -94,7 +94,7 @@ def reference(params, features, mask, choose, num_steps, assembly):
 
 
 def greedy(steps):
-    """A choice among what is left, not the end at first; what was possible is noted in `steps`."""
+    """A choice among the remaining classes, never the end first; `steps` records the possible choices."""
     used, over = set(), False
 
     def choose(t, logits):
@@ -121,7 +121,7 @@ def test_the_rows_of_table_1():
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("terms, assembly", zip(ROWS, 4 * star.ASSEMBLIES))
 def test_training_steps_and_loss_are_the_equations(terms, assembly):
-    """A masked segment and three videos, of one, five and two classes; the weights make each term count."""
+    """Three videos of one, five and two classes, with a masked segment; with these weights each term matters."""
     weights = dict(sparsity=0.3, coverage=0.2, ram=0.1)
     made = make(f"terms={terms}", assembly=assembly, **weights)
     params = params_of(made)
@@ -212,7 +212,7 @@ def test_decoding_ends_and_says_no_class_twice():
 
 
 def test_gradcam_weights_are_differences_of_the_logit():
-    """Of the second step, whose state is not 0."""
+    """At the second step, whose state is not 0."""
     with jax.enable_x64(True):
         params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params_of(make()))
         video, rng = example(dtype=np.float64), np.random.default_rng(1)
@@ -222,7 +222,7 @@ def test_gradcam_weights_are_differences_of_the_logit():
 
         @jax.jit
         def logits_of(x):
-            """Of the second step, as `step` has them, with another x_t."""
+            """The logits of `step` at the second step, with another x_t."""
             projected = video.features @ params["attention"]["features"]
             state, before, token = star.start(params), jnp.zeros(N), jnp.int32(C)
             for t in range(2):
@@ -241,7 +241,8 @@ def test_gradcam_weights_are_differences_of_the_logit():
 
 @pytest.mark.parametrize("assembly, scale", [("sum", 1), ("mean", 1 / N)])
 def test_a_linear_cell_has_the_gradcam_of_a_class_activation_map(assembly, scale, monkeypatch):
-    """d = x K W_o + b: w_t^c is a column of K W_o, and eq. 12 holds: the logit is shared out among the segments."""
+    """With d = x K W_o + b, w_t^c is a column of K W_o, and the contributions of the segments add up to the logit (eq.
+    12)."""
     made = make("terms=stem")
     params, video = params_of(made), example()
 
@@ -427,7 +428,7 @@ def test_ram_is_an_input_of_the_cell():
 
 @pytest.mark.usefixtures("eager")
 def test_dropped_dimensions():
-    """With all but nothing left to see, the loss does not depend on the features."""
+    """If almost all dimensions are dropped, the loss does not depend on the features."""
     losses = []
     for dropout in (0.999999, 0.0):
         made = make(dropout=dropout)

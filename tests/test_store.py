@@ -1,4 +1,4 @@
-"""Features on disk: written as they come, read in parts, and no damage, no half of a build taken for the whole."""
+"""Features on disk: streaming writes, partial reads, detection of damage and of unfinished builds."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ STREAMS = {"rgb": Stream(5, "float16"), "flow": Stream(3, "float32")}
 
 
 def write(folder, lengths):
-    """Some videos, as they were written and as they lie in a store."""
+    """Some videos, as written and as a store."""
     rng = np.random.default_rng(0)
     videos = [
         {name: rng.standard_normal((n, of.dim)).astype(of.dtype) for name, of in STREAMS.items()} for n in lengths
@@ -61,7 +61,7 @@ def test_a_file_of_rows_can_be_read_with_numpy_alone(tmp_path):
 
 
 def test_only_what_is_asked_for_is_read(tmp_path):
-    """A row that is damaged harms those who read it, and nobody else."""
+    """A damaged row affects only those who read it."""
     videos, kept = write(tmp_path, [30, 30, 30])
     path = tmp_path / "features-train-flow-00000.rows"
     content = bytearray(path.read_bytes())
@@ -78,7 +78,7 @@ def test_only_what_is_asked_for_is_read(tmp_path):
 
 
 def test_rows_that_are_lost_are_noticed(tmp_path):
-    """Also where the file has become shorter after it was loaded, and where a crash has left zeros."""
+    """Also if the file was truncated after loading, or a crash left zeros."""
     _, kept = write(tmp_path, [30, 30])
     path = tmp_path / "features-train-rgb-00000.rows"
     content = path.read_bytes()
@@ -102,7 +102,7 @@ def build(folder, **options):
 
 
 def test_a_split_may_be_larger_than_the_memory(tiny, tmp_path, monkeypatch):
-    """TFDS's writer shuffles what does not fit its buffer with TensorFlow; no writer here may hold a split."""
+    """TFDS's writer needs TensorFlow for data beyond its buffer; our writers must not keep a split in memory."""
     monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 1000)
     real, alive = synthetic.render, []
 
@@ -215,7 +215,7 @@ def test_a_killed_build_is_not_taken_for_whole(tiny, tmp_path):
 
 
 def test_two_that_build_the_same_data_at_once(tiny, tmp_path, monkeypatch):
-    """The second begins in the middle of the first, waits for it, and builds nothing."""
+    """The second starts during the first, waits for it, and builds nothing."""
     first, second = (
         tfds.builder("synthetic_untrimmed/tiny", data_dir=tmp_path, file_format="array_record") for _ in range(2)
     )

@@ -1,4 +1,4 @@
-"""Files of detections in all forms are read alike, and what is wrong in them is told."""
+"""Files of detections give the same result in all formats, and all problems are reported."""
 
 import gzip
 import json

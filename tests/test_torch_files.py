@@ -10,7 +10,7 @@ from wsal_jax.formats import arrays
 
 
 def tensors(old):
-    """A state as `torch.save` writes it, with attributes and shared storages, and what it is."""
+    """A state as `torch.save` writes it, with attributes and shared storages, and its expected value."""
     bits = np.array([1.5, -2.0, 3.25], np.float32).view(np.uint32) >> 16  # exact in bfloat16
     values = {
         "weight": ("0", "FloatStorage", np.arange(6, dtype=np.float32)),

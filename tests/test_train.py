@@ -115,7 +115,7 @@ def test_a_continued_run_is_the_same_run(config, data, tmp_path, interrupt_at):
 
 
 def test_a_signal_ends_training_after_the_dispatch_with_all_saved(config, data, tmp_path):
-    """SIGTERM, then Ctrl-C, then to the end: as if nothing had been."""
+    """A run stopped by SIGTERM, then by Ctrl-C, then finished, equals an uninterrupted run."""
     run, config.log_every = toy(), 1
     whole = train.fit(run, data, ["rgb"], config, one_device(), tmp_path / "whole")
     handlers = [signal.getsignal(number) for number in signals.SIGNALS]
@@ -193,7 +193,7 @@ def test_parameters_that_are_not_finite_are_neither_saved_nor_returned(config, d
 
 
 def test_no_two_draws_share_their_noise(config, data, tmp_path):
-    """Nor do two models; all of them by steps, seeds and videos."""
+    """All steps, seeds, videos and models draw different noise."""
 
     def loss(params, video, step):
         noise = jax.random.uniform(step.key)
@@ -246,7 +246,7 @@ def test_every_round_begins_with_the_first_phase_and_epoch(config):
 
 
 def test_the_compiled_step_splits_the_batch(config, data):
-    """Gradients are summed over the devices only if each has computed its own videos' share."""
+    """Gradients are summed over devices only if each device has computed those of its own videos."""
     run, mesh = toy(), sharding.make_mesh()
     keys = train.make_keys(config)
     bank, _ = train.feed(data, ["rgb"], keys, range(1), config, mesh)

@@ -1,4 +1,4 @@
-"""Which run a folder holds."""
+"""The binding of a work folder to its run."""
 
 import json
 import os

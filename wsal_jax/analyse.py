@@ -1,25 +1,25 @@
-"""What the errors of a detector are, where it is weak, and what it misses: numbers and a table.
+"""Analysis of detection errors: false positives, sensitivity and false negatives, as numbers and a table.
 
-After DETAD: Alwassel, Caba Heilbron, Escorcia and Ghanem, "Diagnosing Error in Temporal Action Detectors", ECCV 2018,
-which analyses false positives, sensitivity and false negatives. Where the definitions leave a choice we say what the
-authors' code does, and where we differ. NumPy, on the host; `wsal_jax.plot_analysis` draws.
+It follows DETAD: Alwassel, Caba Heilbron, Escorcia and Ghanem, "Diagnosing Error in Temporal Action Detectors", ECCV
+2018. Where the definitions are ambiguous, we state what the authors' code does and where we differ. NumPy, on the host;
+`wsal_jax.plot_analysis` draws the results.
 
-False positives. The detections of each class are split by rank: its best G, the next G, up to 10 G, where G is how
-many true segments the class has; counts are summed over classes. What kind of error a detection is says
-`error_types`. To tell what a type costs, its errors are taken out of the ranking of all detections, and the mAP is
-computed anew. DETAD cuts the ranking at 10 G before that, and prints the gain in mAP_N alone.
+False positives. The detections of each class are split by rank: its best G, the next G, up to 10 G, where G is the
+number of true segments of the class; counts are summed over classes. `error_types` defines the types of error. The cost
+of a type is the gain in mAP after its errors are removed from the ranking of all detections. DETAD first truncates the
+ranking at 10 G and prints the gain in mAP_N only.
 
-Sensitivity. For the mAP_N of a bucket, the true segments of all other buckets and the detections that hit them are
-taken out; all false positives stay. A class that has none in the bucket does not count there.
+Sensitivity. The mAP_N of a bucket leaves out the true segments of all other buckets and the detections that hit them;
+all false positives stay. A class without true segments in the bucket does not count.
 
-False negatives. A true segment is missed if no detection hits it while the normalized precision, not interpolated,
-is above `MIN_PRECISION`: otherwise, a detector that outputs enough segments would miss nothing.
+False negatives. A true segment is missed if no detection hits it at a normalized precision (not interpolated) above
+`MIN_PRECISION`. Without this bound, a detector could miss nothing by emitting enough segments.
 
 Characteristics of true segments, in the buckets of `BUCKETS[buckets]`:
-  coverage: length / duration of the video; beyond 1 it is in the last bucket (DETAD drops the segment).
-  length: seconds, to 1e-9, so that 4.4 - 1.4 is 3.
-  instances: how many segments of its class the video has. DETAD's file for THUMOS14 counts all classes, so that
-    there a video of CliffDiving has each instance twice, as Diving too.
+  coverage: length / duration of the video; values above 1 are in the last bucket (DETAD drops such segments).
+  length: seconds, rounded to 1e-9, so that 4.4 - 1.4 is 3.
+  instances: the number of segments of its class in the video. DETAD's file for THUMOS14 counts all classes, so each
+    instance of CliffDiving counts twice there, because it is also an instance of Diving.
 """
 
 import math
@@ -33,16 +33,16 @@ from wsal_jax import metrics
 from wsal_jax.types import Annotation, Detections, InputError
 
 TYPES = ("true positive", "double detection", "wrong label", "localization", "confusion", "background")
-"""Every detection is one of these; all but the first are errors."""
+"""The types of detections; all but the first are errors."""
 
 BACKGROUND_IOU = 0.1
-"""A detection that overlaps every true segment less than this is a background error."""
+"""A detection whose IoU with every true segment is below this is a background error."""
 
 RANKS = 10
-"""The profile of false positives looks at the best `RANKS` x G detections of a class of G true segments."""
+"""The profile of false positives covers the best `RANKS` x G detections of a class with G true segments."""
 
 MIN_PRECISION = 0.05
-"""A true segment that is hit at a normalized precision of no more than this counts as missed, as in DETAD's code."""
+"""A true segment hit only at a normalized precision of at most this counts as missed, as in DETAD's code."""
 
 SIZES = ("XS", "S", "M", "L", "XL")
 
@@ -50,48 +50,48 @@ BUCKETS = {
     "activitynet": {"coverage": (0.2, 0.4, 0.6, 0.8), "length": (30.0, 60.0, 120.0, 180.0), "instances": (1, 4, 8)},
     "thumos14": {"coverage": (0.02, 0.04, 0.06, 0.08), "length": (3.0, 6.0, 12.0, 18.0), "instances": (1, 40, 80)},
 }
-"""DETAD's upper bounds of the buckets XS, S, M, L of each characteristic; what is above the last is in one more."""
+"""DETAD's upper bounds of the buckets XS, S, M, L of each characteristic; a further bucket holds larger values."""
 
 UNITS = {"coverage": "length / video", "length": "seconds", "instances": "of the class in the video"}
 
 
 class Characteristic(NamedTuple):
-    """The true segments by one characteristic, in b buckets."""
+    """The true segments in b buckets of one characteristic."""
 
     buckets: tuple[str, ...]
-    """Their names, b of `SIZES`."""
+    """The names of the buckets, b of `SIZES`."""
     bounds: tuple[float, ...]
-    """Upper bounds, included, of all buckets but the last, which has none."""
+    """Inclusive upper bounds of all buckets but the last, which has none."""
     count: Int[np.ndarray, " b"]  # type: ignore[assignment]  # hides tuple.count
-    """How many true segments."""
+    """Number of true segments."""
     mean_ap_n: Float[np.ndarray, " b"]
-    """mAP_N of the true segments of the bucket; NaN where there are none."""
+    """mAP_N of the true segments in the bucket; NaN if there are none."""
     missed: Float[np.ndarray, " b"]
-    """The fraction of them that is missed; NaN where there are none."""
+    """The fraction of them that is missed; NaN if there are none."""
 
 
 class Analysis(NamedTuple):
-    """What `analyse` returns; all mAP are fractions."""
+    """The result of `analyse`; all mAP values are fractions."""
 
     iou: float
     num_detections: int
     num_true: int
     average_instances: float
-    """N: true segments per class that occurs; NaN if there are none."""
+    """N: true segments per class with true segments; NaN if there are none."""
     mean_ap: float
-    """As `metrics.detection_map` has it."""
+    """As in `metrics.detection_map`."""
     mean_ap_n: float
     """mAP_N, the mean over classes of `normalized_average_precision`."""
     missed: float
     """The fraction of the true segments that is missed."""
     profile: dict[str, Int[np.ndarray, " 10"]]
-    """For each of `TYPES` how many of the best G detections of the classes it is, of their next G, and so on."""
+    """For each of `TYPES`, its count among the best G detections of each class, among the next G, and so on."""
     mean_ap_without: dict[str, float]
-    """mAP were there no errors of a type."""
+    """mAP without the errors of a type."""
     mean_ap_n_without: dict[str, float]
-    """mAP_N were there no errors of a type."""
+    """mAP_N without the errors of a type."""
     characteristics: dict[str, Characteristic]
-    """By coverage (if the durations are known), length and instances."""
+    """Coverage (if the durations are known), length and instances."""
 
 
 def analyse(
@@ -104,16 +104,20 @@ def analyse(
 ) -> Analysis:
     """DETAD's three analyses of detections by video id, at one IoU threshold.
 
-    Hits are those of `metrics.match` under protocol `activitynet`. Classes without true segments count nowhere, nor do
-    their detections; means over classes are over the others.
+    Hits are those of `metrics.match` under protocol `activitynet`. Classes without true segments and their detections
+    do not count; means are over the other classes.
 
     Args:
-      durations: seconds, of all videos with true segments at least. Without it, coverage is left out.
+      detections: by video id.
+      truth: by video id.
+      num_classes: c; labels are in [0, c).
+      iou: the threshold.
+      durations: in seconds, at least for all videos with true segments. Without it, coverage is left out.
       buckets: a key of `BUCKETS`.
 
     Raises:
       InputError: an unknown name of buckets, or a video with true segments whose duration is missing or not positive.
-      ValueError: a label that is not in [0, num_classes).
+      ValueError: a label outside [0, num_classes).
     """
     if buckets not in BUCKETS:
         raise InputError(f"no buckets {buckets!r}; choose one of {', '.join(BUCKETS)}")
@@ -127,7 +131,7 @@ def analyse(
         np.add.at(profile, (rank[rank < RANKS], of.kind[rank < RANKS]), 1)
         precise = of.hits & (_normalized_precision(of.hits, of.positive, average) > MIN_PRECISION)
         missed[of.segment[precise]] = False
-    # Without errors of a type; at index 0, as it is.
+    # mAP without the errors of each type; index 0 removes nothing.
     mean_ap, mean_ap_n = (
         [
             _mean([normalized_average_precision(of.without(t), of.positive, n or of.positive) for of in rankings])
@@ -158,15 +162,15 @@ class _Ranking(NamedTuple):
 
     label: int
     positive: int
-    """How many true segments it has."""
+    """Number of true segments."""
     hits: Bool[np.ndarray, " k"]
     kind: Int[np.ndarray, " k"]
     """Index into `TYPES`."""
     segment: Int[np.ndarray, " k"]
-    """Of hits: which true segment, of those of all videos in one row."""
+    """For hits, the index of the true segment among those of all videos, concatenated."""
 
     def without(self, kind: int) -> Bool[np.ndarray, " l"]:
-        """`hits` without the errors of a kind; 0 is no error."""
+        """`hits` without the errors of a kind; kind 0 removes nothing."""
         return self.hits[(self.kind != kind) | self.hits]
 
 
@@ -198,7 +202,7 @@ def _characteristic(
     average: float,
     missed: Bool[np.ndarray, " t"],
 ) -> Characteristic:
-    """Of the t true segments of all videos, by bucket."""
+    """The t true segments of all videos, by bucket."""
     bucket, size = np.searchsorted(bounds, values), len(bounds) + 1
     ap: list[list[float]] = [[] for _ in range(size)]
     for of in rankings:
@@ -217,18 +221,19 @@ def _characteristic(
 
 
 def error_types(detections: Detections, truth: Annotation, iou: float) -> Int[np.ndarray, " k"]:
-    """What error each of the k detections of a video is if it is not a hit, as an index into `TYPES`.
+    """The type of error of each of the k detections of a video, assuming that it is not a hit, as an index into
+    `TYPES`.
 
-    The true segment that it overlaps most decides, whatever its label, and of several that it overlaps equally the
-    first in the file, as in DETAD's code: in THUMOS14, whose instances of CliffDiving are all instances of Diving as
-    well, a detection of the class that comes second can so be no double detection. Where this segment is of
+    The true segment that it overlaps most decides, whatever its label; among equal overlaps the first in the file, as
+    in DETAD's code. In THUMOS14 every instance of CliffDiving is also one of Diving, so a detection of the class that
+    comes second in the file cannot be a double detection there. If this true segment has
 
-    - its own label, and the IoU is >= `iou`: a double detection, for better ones took all such segments;
+    - the same label, and the IoU is >= `iou`: a double detection, because better detections took all such segments;
     - another label, and the IoU is >= `iou`: a wrong label;
-    - its own label, and the IoU is in [0.1, `iou`): a localization error;
+    - the same label, and the IoU is in [0.1, `iou`): a localization error;
     - another label, and the IoU is in [0.1, `iou`): a confusion error.
 
-    If it overlaps all true segments less than 0.1, or there are none, it is a background error.
+    If its IoU with all true segments is below 0.1, or there are none, it is a background error.
     """
     overlap = metrics.temporal_iou(detections.segments, truth.segments)
     most = overlap.max(axis=1, initial=0)
@@ -244,11 +249,11 @@ def error_types(detections: Detections, truth: Annotation, iou: float) -> Int[np
 def normalized_average_precision(hits: Bool[np.ndarray, " k"], num_positive: int, average: float | int) -> float:
     """AP_N of k detections, best first: the interpolated average precision, with normalized precision.
 
-    Precision depends on how many positives there are. To compare sets of different size, normalized precision is
-    `R N / (R N + F)`, with the recall R and the number of false positives F so far, and the same N = `average` for all
-    sets: DETAD, after Hoiem et al., ECCV 2012. With N = `num_positive` this is `metrics.average_precision`.
+    Precision depends on the number of positives. For sets of different size, DETAD (after Hoiem et al., ECCV 2012)
+    compares the normalized precision `R N / (R N + F)`, with the recall R and the number of false positives F so far,
+    and the same N = `average` for all sets. With N = `num_positive` this is `metrics.average_precision`.
 
-    Returns NaN if there is no positive.
+    Returns NaN without positives.
     """
     if num_positive == 0:
         return math.nan
@@ -265,7 +270,7 @@ def _normalized_precision(hits: Bool[np.ndarray, " k"], num_positive: int, avera
 def _characteristics(
     truth: Mapping[str, Annotation], durations: Mapping[str, float | int] | None
 ) -> dict[str, np.ndarray]:
-    """Of all true segments, video by video."""
+    """The characteristics of all true segments, video by video."""
     nothing = [np.zeros(0)]
     length = [np.round(a.segments[:, 1] - a.segments[:, 0], 9) for a in truth.values()]
     instances = [np.bincount(a.labels, minlength=1)[a.labels] for a in truth.values()]
@@ -276,19 +281,19 @@ def _characteristics(
         if len(a.labels) and not durations.get(video, 0) > 0:
             raise InputError(
                 f"the duration of video {video!r} is {durations.get(video, 'missing')}; give seconds for all videos "
-                "with true segments, or no durations at all to leave coverage out"
+                "with true segments, or no durations to leave coverage out"
             )
     coverage = [np.round(x / durations[v], 9) for v, x in zip(truth, length) if len(x)]
     return {"coverage": np.concatenate(nothing + coverage), **result}
 
 
 def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
-    """Of integers, and perhaps of nothing."""
+    """Concatenates integer arrays; there may be none."""
     return np.concatenate([np.zeros(0, int), *parts])
 
 
 def _mean(values: np.ndarray | list[float]) -> float:
-    """Of those that are not NaN; NaN, and no warning, if there are none."""
+    """The mean of the values that are not NaN; NaN without a warning if there are none."""
     values = np.asarray(values)
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else math.nan
@@ -299,7 +304,7 @@ _NO_DETECTIONS = Detections(np.zeros((0, 2)), np.zeros(0, int), np.zeros(0))
 
 
 def to_json(analysis: Analysis) -> dict[str, Any]:
-    """The same as dictionaries, lists and numbers, with None for NaN, which JSON does not have."""
+    """The analysis as dictionaries, lists and numbers, with None for NaN, which JSON lacks."""
 
     def plain(value: Any) -> Any:
         if hasattr(value, "_asdict"):

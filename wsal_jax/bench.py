@@ -27,7 +27,7 @@ from wsal_jax.types import Annotation, Detections
 
 
 def seconds(function, *args) -> float:
-    """Median time of a compiled function after one warm-up call: 20 calls, or fewer (at least 3) once 2 s are over."""
+    """Median time of a compiled function after a warm-up call: 20 calls, or at least 3 if they take more than 2 s."""
     jax.block_until_ready(function(*args))
     times = []
     while len(times) < 3 or (len(times) < 20 and sum(times) < 2):
@@ -38,7 +38,7 @@ def seconds(function, *args) -> float:
 
 
 def product_operations(jaxpr: ClosedJaxpr | Jaxpr) -> int:
-    """Multiplications and additions in the matrix products of a jaxpr; of the branches of a condition, the most."""
+    """Multiplications and additions in the matrix products of a jaxpr; a condition counts its most expensive branch."""
     total = 0
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         if equation.primitive.name == "dot_general":
@@ -72,7 +72,7 @@ def aggregate(args: argparse.Namespace) -> None:
     previous = {}
     for n in (20, 100, 400, 2000, 20_000):
         inputs = jax.random.uniform(jax.random.key(0), (batch, n)), jax.random.normal(jax.random.key(1), (batch, n, d))
-        residual_bytes = 4 * batch * n * (n + 1) * (d + 1)  # what reverse mode of the scan keeps
+        residual_bytes = 4 * batch * n * (n + 1) * (d + 1)  # kept by reverse mode of the scan
         cells, times = [], {}
         for name, average in (("linear", marginalized_average), ("scan", marginalized_average_scan)):
             if name == "scan" and residual_bytes > most_bytes:
@@ -93,9 +93,9 @@ def aggregate(args: argparse.Namespace) -> None:
 def train(args: argparse.Namespace) -> None:
     """Training steps of each --config, phase by phase, on random features at the size of the paper, on all devices.
 
-    Each row is timed in dispatches of up to `config.log_every` steps (fewer where steps are long), which hold
-    everything but checkpoints and logs. "GFLOP" is what the matrix products of a step take, and "rate" the share that
-    this is, in the time of the step, of what a plain large product reaches, timed just before.
+    Each row times dispatches of up to `config.log_every` steps (fewer if steps are slow), without checkpoints and logs.
+    "GFLOP" counts the matrix products of a step. "rate" compares their speed with that of a plain large product, timed
+    just before.
     """
     videos, snippets, d, classes = 200, 300, 1024, 20
     rng = np.random.default_rng(0)
@@ -131,10 +131,10 @@ def train(args: argparse.Namespace) -> None:
 
 
 def score(args: argparse.Namespace) -> None:
-    """Detection mAP of random segments: time against their number, and by protocol.
+    """Detection mAP of random segments: time by their number and by protocol.
 
-    212 videos with 16 true segments of one class each, out of 20, as on THUMOS14; 9 thresholds. Detections are of the
-    class of their video, so that each is compared with all its true segments.
+    As on THUMOS14: 212 videos, each with 16 true segments of one of 20 classes; 9 thresholds. Detections have the class
+    of their video, so each is compared with all true segments of the video.
     """
     videos, classes, instances = 212, 20, 16
     rng = np.random.default_rng(0)
@@ -168,7 +168,15 @@ def score(args: argparse.Namespace) -> None:
 
 
 def make_folder(root: Path, videos: int, snippets: int, dim: int, classes: int) -> None:
-    """A feature folder of joint float16 features, of which only 8 videos take space: the others are links to them."""
+    """Writes a feature folder of joint float16 features. Only 8 videos take disk space; the others link to them.
+
+    Args:
+      root: the new folder.
+      videos: number of videos.
+      snippets: number of snippets of each video.
+      dim: dimension of the joint features.
+      classes: number of classes.
+    """
     rng = np.random.default_rng(0)
     kept = [root / "kept" / f"{i}.npy" for i in range(min(8, videos))]
     for folder in (root / "kept", root / "features" / "train", root / "features" / "test"):
@@ -187,7 +195,7 @@ def make_folder(root: Path, videos: int, snippets: int, dim: int, classes: int) 
 
 
 def in_process(code: str, *args: object) -> list[float]:
-    """Runs code in a Python of its own; the numbers that it prints on its last line, and its largest size in GB."""
+    """Runs code in a new Python process; returns the numbers on its last line and its peak memory in GB."""
     code += "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)"
     done = subprocess.run([sys.executable, "-c", code, *map(str, args)], check=True, stdout=subprocess.PIPE, text=True)
     return [float(word) for line in done.stdout.splitlines()[-2:] for word in line.split()]
@@ -208,9 +216,9 @@ print(checked, time.perf_counter() - start - checked)
 
 
 def build(args: argparse.Namespace) -> None:
-    """A feature folder of joint float16 features, 1,000 x 2,048 a video, checked and built in a process of its own.
+    """Checking and building a feature folder of joint float16 features, 1,000 x 2,048 a video, in a new process.
 
-    Built --builds times, and compared byte by byte.
+    It is built --builds times; the digests show whether the results are identical.
     """
     snippets, dim = 1000, 2048
     videos = round(args.gigabytes * 1e9 / (2 * snippets * dim))
@@ -250,10 +258,10 @@ print(before, found, time.perf_counter() - start, time.process_time() - work)
 
 
 def load(args: argparse.Namespace) -> None:
-    """A start on a feature folder that is built: finding that its files have not changed, and loading both splits.
+    """Starting on a feature folder that is already built: checking that files have not changed, loading both splits.
 
-    Of 120 snippets, 3 segments and one of 200 classes a video. "growth" is that of the CPU time. "GB" is the largest
-    resident size, with all imports; "more" what of it came after them.
+    A video has 120 snippets, 3 segments and one of 200 classes. "growth" is that of the CPU time. "GB" is the peak
+    resident size including all imports; "more" is the part added after the imports.
     """
     print(f"{'videos':>8} {'find s':>7} {'load s':>7} {'CPU s':>6} {'growth':>7} {'GB':>6} {'more':>6}")
     previous = None
@@ -279,11 +287,11 @@ def main() -> None:
         command.set_defaults(run=run)
         if run is train:
             command.add_argument("--config", action="append", required=True, help="as for wsal_jax.main; repeatable")
-            command.add_argument("--seeds", type=int, nargs="+", default=[1], help="how many are trained at once")
+            command.add_argument("--seeds", type=int, nargs="+", default=[1], help="number of seeds trained at once")
         if run is build:
-            command.add_argument("--gigabytes", type=float, default=1.23, help="of features, 4.1 MB a video")
-            command.add_argument("--builds", type=int, default=2, help="how often they are built")
-            command.add_argument("--dir", help="for temporary files, as large as the features")
+            command.add_argument("--gigabytes", type=float, default=1.23, help="size of the features, 4.1 MB a video")
+            command.add_argument("--builds", type=int, default=2, help="number of builds")
+            command.add_argument("--dir", help="folder for temporary files, which need as much space as the features")
     args = parser.parse_args()
     args.run(args)
 

@@ -1,8 +1,8 @@
-"""Checkpoints: Orbax writes and keeps them, checksums of our own make sure that what is read is what was written.
+"""Checkpoints: Orbax writes and keeps them; our own checksums ensure that a restored state is the saved one.
 
-Orbax alone casts to the expected dtype without a word and returns other numbers where a bit of an array file has
-flipped. So `<directory>/<step>/` holds the state as Orbax stores it (`state`) and each leaf's shape, dtype and checksum
-(`check`), and `restore` returns exactly what was saved or raises. Leaves go by their path in the state, such as
+Orbax silently casts to the expected dtype, and silently returns wrong numbers if a bit of an array file has flipped. So
+`<directory>/<step>/` holds the state in Orbax's format (`state`) and the shape, dtype and checksum of each leaf
+(`check`); `restore` returns exactly what was saved or raises. Leaves are named by their path in the state, such as
 `params/attention/kernel`.
 """
 
@@ -19,18 +19,18 @@ from jaxtyping import PyTree
 
 from wsal_jax.types import InputError, some
 
-KEEP = 2  # so that there is one to go back to when the newest is damaged
+KEEP = 2  # one to fall back to if the newest is damaged
 
 
 def save(directory: str | os.PathLike, step: int, state: PyTree) -> None:
     """Saves a pytree of arrays as checkpoint `step`, and deletes all but the newest two.
 
-    Returns when all is written. A process killed before that leaves a folder that counts as no checkpoint and that the
-    next `save` removes. With several processes (`jax.distributed`) all must call this, with arrays that each of them
-    holds in full, and a directory that all of them see; process 0 writes. Random keys must be given as `key_data`.
+    Returns when everything is written. A process killed earlier leaves a folder that does not count as a checkpoint;
+    the next `save` removes it. With several processes (`jax.distributed`) all must call this, with fully replicated
+    arrays and a directory that all of them see; process 0 writes. Random keys must be given as `key_data`.
 
     Raises:
-      ValueError: there is a checkpoint of this step or of a later one; or two leaves have the same path.
+      ValueError: a checkpoint of this step or of a later one exists, or two leaves have the same path.
     """
     leaves = {path: np.asarray(leaf) for path, leaf in _by_path(state).items()}
     if len(leaves) < len(jax.tree.leaves(state)):
@@ -42,7 +42,7 @@ def save(directory: str | os.PathLike, step: int, state: PyTree) -> None:
         saved = manager.save(
             step,
             args=ocp.args.Composite(
-                # Orbax takes no empty arrays; what `check` says of them is all there is to know.
+                # Orbax does not store empty arrays; `check` has all that is needed to restore them.
                 state=ocp.args.StandardSave({path: leaf for path, leaf in leaves.items() if leaf.size}),
                 check=ocp.args.JsonSave({path: _describe(path, leaf) for path, leaf in leaves.items()}),
             ),
@@ -52,25 +52,25 @@ def save(directory: str | os.PathLike, step: int, state: PyTree) -> None:
 
 
 def latest(directory: str | os.PathLike) -> int | None:
-    """The step of the newest complete checkpoint; None where there is none."""
+    """The step of the newest complete checkpoint; None if there is none."""
     return max(ocp.utils.checkpoint_steps(directory), default=None)
 
 
 def restore(
     directory: str | os.PathLike, like: PyTree | None = None, step: int | None = None, part: bool = False
 ) -> PyTree:
-    """Reads a checkpoint: bit for bit what was saved.
+    """Reads a checkpoint, bit for bit as it was saved.
 
     Args:
-      directory: where `save` put it.
-      like: arrays or `jax.ShapeDtypeStruct`s in the structure, with the shapes and dtypes that are expected. A leaf of
-        the result has the sharding of the leaf of `like`, on any mesh; it is a NumPy array where that has none. Without
-        `like`, the result is whatever was saved, as nested dicts of NumPy arrays, with keys "0", "1" for a tuple.
-      step: the newest unless given.
-      part: what was saved and is not in `like` is left out, where it otherwise is an error.
+      directory: the directory given to `save`.
+      like: arrays or `jax.ShapeDtypeStruct`s with the expected structure, shapes and dtypes. A leaf of the result has
+        the sharding of its leaf in `like`, on any mesh; without a sharding it is a NumPy array. Without `like`, the
+        result is the whole saved state, as nested dicts of NumPy arrays, with keys "0", "1" for a tuple.
+      step: the step to read; the newest by default.
+      part: whether to ignore saved leaves that are not in `like`; otherwise they are an error.
 
     Raises:
-      InputError: there is no such checkpoint, or it is damaged, or it holds something else than `like`.
+      InputError: the checkpoint does not exist, is damaged, or does not match `like`.
     """
     steps = sorted(ocp.utils.checkpoint_steps(directory))
     step = steps[-1] if step is None and steps else step
@@ -116,7 +116,7 @@ def _by_path(tree: PyTree) -> dict[str, Any]:
 
 
 def _describe(path: str, leaf: np.ndarray) -> dict[str, Any]:
-    """The JSON entry of a leaf. The checksum covers the rest of the entry too, which may be damaged like any file."""
+    """The JSON entry of a leaf. The checksum also covers the rest of the entry, which may be damaged too."""
     crc32 = zlib.crc32(leaf.tobytes(), zlib.crc32(f"{path} {_form(leaf)}".encode()))
     return {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "crc32": crc32}
 

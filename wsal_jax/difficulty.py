@@ -1,10 +1,10 @@
-"""How hard is a data set? Its statistics, and the scores of two linear classifiers; no weak method enters.
+"""The difficulty of a data set: its statistics and the scores of two linear classifiers, without any weak method.
 
     python -m wsal_jax.difficulty --dataset=synthetic_untrimmed/thumos
 
 1. *Supervised snippets*: logistic regression on the features of a snippet, trained with the true labels of the training
-   snippets. On test videos, each run of snippets with a probability > 0.5 is a detection with the mean probability as
-   score: mAP at IoU 0.5. It is what the features tell of time, without any context.
+   snippets. In test videos, each run of snippets with a probability > 0.5 is a detection, scored by its mean
+   probability. The mAP at IoU 0.5 shows how well features localize actions without temporal context.
 2. *Mean pooling*: logistic regression on the mean features of a video, trained with the video labels: video mAP.
 """
 
@@ -25,7 +25,7 @@ from wsal_jax.data import pipeline
 from wsal_jax.types import Annotation, Detections, Meta
 
 L2 = 1e-3
-"""Weight of half the squared norm of the weights, beside the mean over the examples of the loss of all classes."""
+"""Weight of half the squared norm of the weights; the loss is summed over classes and averaged over examples."""
 
 
 def fit(x: Float[np.ndarray, "v d"], y: Float[np.ndarray, "v c"]) -> dict[str, Float[np.ndarray, "..."]]:
@@ -58,14 +58,14 @@ def probability(model: dict[str, Float[np.ndarray, "..."]], x: Float[np.ndarray,
 
 
 def snippet_labels(annotation: Annotation, meta: Meta, num_classes: int) -> Float[np.ndarray, "n c"]:
-    """1 where the centre of the snippet lies in a true segment of the class."""
+    """1 if the centre of the snippet lies in a true segment of the class."""
     centre = times.snippet_to_seconds(np.arange(meta.length, dtype=np.float64), meta)[:, None]
     inside = (annotation.segments[:, 0] <= centre) & (centre < annotation.segments[:, 1])
     return (inside @ np.eye(num_classes, dtype=np.float32)[annotation.labels]).clip(0, 1)
 
 
 def detections(probabilities: Float[np.ndarray, "n c"], meta: Meta) -> Detections:
-    """The runs of snippets of each class with a probability > 0.5."""
+    """The runs of snippets with a probability > 0.5, for each class."""
     segments, labels, scores = [], [], []
     for c, p in enumerate(probabilities.T):
         for first, last in localize.components(p > 0.5):
@@ -76,7 +76,7 @@ def detections(probabilities: Float[np.ndarray, "n c"], meta: Meta) -> Detection
 
 
 def statistics(dataset: pipeline.Dataset) -> dict[str, float]:
-    """What the true segments of a split are like."""
+    """Statistics of the true segments of a split."""
     lengths = np.concatenate([np.diff(a.segments).ravel() for a in dataset.annotations])
     duration = np.array([meta.duration for meta in dataset.metas])
     return {

@@ -1,13 +1,13 @@
-"""Which of two models' parts makes the difference: the attention of each with the classifier of each (DGAM, table 1).
+"""Compares two models by combining the attention of each with the classifier of each (DGAM, table 1).
 
     python -m wsal_jax.main --config=configs/dgam.py:terms=fg+bg+guide --workdir=runs/old
     python -m wsal_jax.main --config=configs/dgam.py --workdir=runs/new
     python -m wsal_jax.exchange --old runs/old --new runs/new --workdir runs/exchange
 
-`old` and `new` are finished runs of one method on the same data, streams and seeds. All four pairs are evaluated by the
-rules of the new run, on its data, found where its config says or where `--root` does. The table has their rows of the
-last model (the fused one of two streams), and beside it everything that an evaluation leaves is in a folder of
-`--workdir` for each pair, such as `attention_new_classifier_old`.
+`old` and `new` are finished runs of one method on the same data, streams and seeds. All four pairs are evaluated with
+the options of the new run, on its data (see `--root`). The table shows the last model of each pair (the fused one if
+there are two streams). `--workdir` gets a folder with the full evaluation of each pair, such as
+`attention_new_classifier_old`.
 """
 
 import argparse
@@ -35,18 +35,18 @@ class Run(NamedTuple):
 
     config: ConfigDict
     dataset: str
-    """Name and version of its data."""
+    """Name and version of the data."""
     params: dict[str, Params]
-    """Of each model, NumPy, with a leading axis of seeds."""
+    """Parameters of each model, NumPy, with a leading axis of seeds."""
     options: dict[str, Any]
     """`workdir.identity`."""
 
 
 def load(folder: Path) -> Run:
-    """What `wsal_jax.main` left in its `--workdir`.
+    """Loads a run from the `--workdir` of `wsal_jax.main`.
 
     Raises:
-      InputError: there is no run, or it is not finished.
+      InputError: the folder has no run, or the run is not finished.
     """
     try:
         record = json.loads((folder / "config.json").read_text())
@@ -66,15 +66,15 @@ def load(folder: Path) -> Run:
 
 
 def exchange(attention: Params, classifier: Params) -> Params:
-    """The attention of one model, and all else, above all the classifier, of another."""
+    """The attention of one model with the classifier and all other groups of another."""
     return {**classifier, "attention": attention["attention"]}
 
 
 def compare(old: Run, new: Run) -> str:
-    """The options in which two runs differ, to be told.
+    """A description of the options in which two runs differ.
 
     Raises:
-      InputError: they differ in what must agree, or in the shapes of their parameters.
+      InputError: they differ in options that must agree, or in the shapes of their parameters.
     """
     names = ["dataset", "streams", "seed", "seeds", "method.name"]
     differ = [name for name in sorted({*old.options, *new.options}) if old.options.get(name) != new.options.get(name)]
@@ -92,8 +92,14 @@ def compare(old: Run, new: Run) -> str:
 def table(old: Path, new: Path, workdir: Path, root: str = "") -> str:
     """Evaluates the four pairs into folders of `workdir`, writes `exchange.json` there and returns table 1.
 
+    Args:
+      old: the folder of a run.
+      new: the folder of the run to compare it with.
+      workdir: where the results go.
+      root: the folder of the data; "" for the one in the config of the new run.
+
     Raises:
-      InputError: see `load` and `compare`; or no test video is annotated.
+      InputError: see `load` and `compare`; or the data have changed, or no test video is annotated.
     """
     runs = {"old": load(old), "new": load(new)}
     differences = compare(**runs)
@@ -128,9 +134,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--old", type=Path, required=True, help="the folder of a run")
     parser.add_argument("--new", type=Path, required=True, help="the folder of the run to compare it with")
     parser.add_argument("--workdir", type=Path, required=True, help="where the results go")
-    parser.add_argument("--root", default="", help="the folder of the data, if it is not where the new run had it")
+    parser.add_argument("--root", default="", help="the folder of the data, if it has moved since the new run")
     args = parser.parse_args(argv)
-    logging.set_verbosity(logging.ERROR)  # Orbax tells of every step it takes
+    logging.set_verbosity(logging.ERROR)  # Orbax logs every step it takes
     try:
         print(table(args.old, args.new, args.workdir, args.root))
     except InputError as error:

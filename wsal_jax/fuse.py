@@ -1,4 +1,4 @@
-"""Several models' scores of one video -> one: NumPy, on the host."""
+"""Fuses the scores of several models for one video. NumPy, on the host."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,16 @@ def fuse(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
     """The weighted mean of the models' scores; MAAN (section 3.1) uses 0.5 / 0.5.
 
     Args:
-      scores: of the same video by each model, with the same snippets [n] and classes [c], without padding.
-      weights: one for each model, not negative; only their ratios matter.
+      scores: the scores of each model for the same video, with the same snippets [n] and classes [c], without padding.
+      weights: one per model, not negative; only their ratios matter.
 
     Returns:
-      The fused scores, float64. A field that not all models have is None, and so are extras, which mean something to
-      one model only.
+      The fused scores, float64. A field that some model lacks is None. `extras` is None too, because extras make sense
+      for a single model only.
 
     Raises:
-      ValueError: another number of weights than models, weights that are negative or all 0, or models that differ in
-        snippets or classes; the message says which model.
+      ValueError: the number of weights differs from the number of models, weights are negative or all 0, or models
+        differ in snippets or classes; the message names the model.
     """
     if len(weights) != len(scores):
         raise ValueError(f"config.fusion: {len(weights)} weights for {len(scores)} models; give one for each")

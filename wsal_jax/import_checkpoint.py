@@ -1,14 +1,14 @@
-"""Published weights become a run that is evaluated, and predicts, like one that was trained here.
+"""Imports published weights as a finished run, which evaluates and predicts like one that was trained here.
 
     python -m wsal_jax.import_checkpoint dgam --rgb rgb.pth --flow flow.pth --workdir DIR
     python -m wsal_jax.import_checkpoint stpn --rgb rgb/rgb_23100 --flow flow/flow_23100 --workdir DIR
     python -m wsal_jax.main --config=DIR/config.py --config.data.root=FEATURES --workdir=DIR
 
-`dgam` are state dicts of DGAM's authors (github.com/bfshi/DGAM-Weakly-Supervised-Action-Localization), `stpn`
-TensorFlow checkpoints of the reproduction of STPN (github.com/bellos1203/STPN), both of THUMOS14. They are read
-without PyTorch and TensorFlow. `DIR` gets a checkpoint that counts as the last one of a run, so nothing is trained, and
-the config that belongs to it, which takes the switches of its method's config: `--config=DIR/config.py:dataset=...`.
-One of the two streams alone will do. The first evaluation binds `DIR` to its data and options; for others, import anew.
+`dgam` reads the state dicts of DGAM's authors (github.com/bfshi/DGAM-Weakly-Supervised-Action-Localization), `stpn` the
+TensorFlow checkpoints of a reproduction of STPN (github.com/bellos1203/STPN), both for THUMOS14, without PyTorch or
+TensorFlow. `DIR` gets a checkpoint that counts as the last one of a run, so nothing is trained, and its config, which
+takes the switches of the method's config: `--config=DIR/config.py:dataset=...`. A single stream is enough. The first
+evaluation binds `DIR` to its data and options; import again for others.
 """
 
 import argparse
@@ -31,20 +31,20 @@ from wsal_jax.types import InputError
 
 
 class Format(NamedTuple):
-    """What is published of a method."""
+    """The published weights of a method."""
 
     read: Callable[[str], Any]
     names: dict[str, str]
-    """Our parameter, such as attention/hidden/kernel, and what it is called in the file."""
+    """From our parameter, such as attention/hidden/kernel, to its name in the file."""
     transposed: bool
-    """Whether kernels are [out, in] there; here they are [in, out]."""
+    """Whether the file has kernels [out, in]; ours are [in, out]."""
     unused: tuple[str, ...]
-    """What is left out: names that begin or end so."""
+    """Prefixes and suffixes of names that are ignored."""
     background: int
-    """Classes that are none of the data's; they come last."""
+    """Number of background classes, which come last."""
     steps: int
     config: str
-    """Source of the config; what is in braces is filled in."""
+    """Source of the config, a template of `str.format`."""
 
 
 PARAMETERS = (
@@ -120,7 +120,7 @@ FORMATS = {
             )
         ),
         transposed=True,
-        unused=("cluster_head.",),  # of an idea that the paper does not have; at their initial values
+        unused=("cluster_head.",),  # an idea that is not in the paper; at initial values
         background=1,
         steps=36_000,  # 6,000 epochs of 6
         config=DGAM,
@@ -154,17 +154,17 @@ def read(kind: str, path: str) -> Params:
 
     Args:
       kind: a key of `FORMATS`.
-      path: of the file; of a TensorFlow checkpoint its prefix.
+      path: the file; for a TensorFlow checkpoint its prefix.
 
     Raises:
-      InputError: the file cannot be read; or FolderError: parameters are missing, unknown, or of shapes that do not fit
-        together. All of them are listed.
+      InputError: the file cannot be read, or the shapes of its parameters do not fit together.
+      FolderError: parameters are missing or unknown; all of them are listed.
     """
     form, problems = FORMATS[kind], Problems()
     found = form.read(path)
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise InputError(f"{path} holds a {type(found).__name__}, no arrays by name: give the file that was published")
-    found = {name.removeprefix("module."): x for name, x in found.items()}  # of torch.nn.DataParallel
+    found = {name.removeprefix("module."): x for name, x in found.items()}  # torch.nn.DataParallel adds it
     for name in form.names.values():
         if name not in found:
             problems.add(name, "is missing")
@@ -189,10 +189,10 @@ def read(kind: str, path: str) -> Params:
 
 
 def write(kind: str, files: dict[str, str], workdir: Path) -> str:
-    """Reads the file of each stream and writes `workdir`; returns what to tell of it.
+    """Reads the file of each stream and writes `workdir`; returns a message.
 
     Raises:
-      InputError: see `read`; or `workdir` holds something already, or the streams' shapes differ.
+      InputError: see `read`; or `workdir` is not empty, or the shapes of the streams differ.
     """
     form = FORMATS[kind]
     if workdir.exists() and any(workdir.iterdir()):
@@ -226,13 +226,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=FORMATS)
     parser.add_argument("--rgb", help="file (stpn: its name without .index) of the RGB model")
-    parser.add_argument("--flow", help="the same of the flow model")
+    parser.add_argument("--flow", help="the same for the flow model")
     parser.add_argument("--workdir", type=Path, required=True, help="a new folder")
     args = parser.parse_args(argv)
     files = {stream: getattr(args, stream) for stream in ("rgb", "flow") if getattr(args, stream)}
     if not files:
         parser.error("give --rgb, --flow or both")
-    logging.set_verbosity(logging.ERROR)  # Orbax tells of every step it takes
+    logging.set_verbosity(logging.ERROR)  # Orbax logs every step it takes
     try:
         print(write(args.kind, files, args.workdir))
     except (InputError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Random keys by name: what draws from a key says what for, and no two uses share a number by accident."""
+"""Random keys by name, so that two purposes cannot share a key by accident."""
 
 import zlib
 
@@ -7,9 +7,10 @@ from jaxtyping import ArrayLike, Int, PRNGKeyArray
 
 
 def named(key: PRNGKeyArray, *names: str | int | Int[ArrayLike, ""]) -> PRNGKeyArray:
-    """The key of a purpose: `fold_in` of each name in turn, a string by its CRC-32, a number (such as a step) as it is.
+    """The key for a purpose: `fold_in` of each name in turn, strings as their CRC-32, numbers (such as a step)
+    directly.
 
-    `named(named(key, "a"), "b")` is `named(key, "a", "b")`.
+    `named(named(key, "a"), "b")` equals `named(key, "a", "b")`.
     """
     for name in names:
         key = jax.random.fold_in(key, zlib.crc32(name.encode()) if isinstance(name, str) else name)

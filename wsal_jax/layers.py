@@ -1,6 +1,6 @@
 """Layers that several methods use: plain functions over dicts of parameters.
 
-A fully-connected layer is {"kernel" [inputs, outputs], "bias" [outputs]}, which are the names in checkpoints.
+A fully-connected layer is {"kernel" [inputs, outputs], "bias" [outputs]}. Checkpoints use the same names.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
 def init_dense(key: PRNGKeyArray, inputs: int, outputs: int) -> dict[str, Array]:
-    """A fully-connected layer: LeCun's normal distribution for the kernel, and no bias."""
+    """A fully-connected layer: LeCun normal kernel, zero bias."""
     return {"kernel": jax.nn.initializers.lecun_normal()(key, (inputs, outputs)), "bias": jnp.zeros(outputs)}
 
 
@@ -39,9 +39,9 @@ def drop_dimensions(key: PRNGKeyArray, features: Float[Array, "n d"], rate: floa
     """Inverted dropout of feature dimensions, the same ones in all snippets of a video.
 
     Args:
-      key: of the video and the step.
-      features: of the video.
-      rate: share of the dimensions that become 0; the others are divided by 1 - rate. 0 is no dropout.
+      key: the key of the video and the step.
+      features: the features of the video.
+      rate: probability that a dimension is set to 0; the others are divided by 1 - rate. 0 disables dropout.
     """
     if not rate:
         return features
@@ -50,14 +50,14 @@ def drop_dimensions(key: PRNGKeyArray, features: Float[Array, "n d"], rate: floa
 
 
 def grid(length: Int[Array, ""], size: int) -> Int[Array, " size"]:
-    """The snippet in the middle of each of `size` equal parts of a video, where weights belong to positions.
+    """The snippet in the middle of each of `size` equal parts of a video, for weights that belong to positions.
 
-    Of a video of `length` = `size` snippets, as in training, it is each in turn; snippets repeat in a shorter one. Its
+    If `length` = `size`, as in training, these are all snippets in order. In a shorter video snippets repeat. The
     inverse is `off_grid`.
     """
     return (2 * jnp.arange(size) + 1) * length // (2 * size)
 
 
 def off_grid(length: Int[Array, ""], size: int, num_snippets: int) -> Int[Array, " num_snippets"]:
-    """The part, of `size` equal parts of a video, that the middle of each snippet is in; padding has some part too."""
+    """For each snippet, the one of `size` equal parts of the video that contains its middle; any part at padding."""
     return jnp.minimum((2 * jnp.arange(num_snippets) + 1) * size // jnp.maximum(2 * length, 1), size - 1)

@@ -5,5 +5,5 @@ from jaxtyping import Array, Float
 
 
 def binary_cross_entropy(logits: Float[Array, " c"], labels: Float[Array, " c"]) -> Float[Array, ""]:
-    """Each class its own yes-or-no question, summed over classes (MAAN eq. 10, one video's term)."""
+    """Independent binary cross-entropies, summed over classes (MAAN eq. 10, the term of one video)."""
     return optax.sigmoid_binary_cross_entropy(logits, labels).sum()

@@ -1,22 +1,21 @@
-"""Which detection hits which true segment: temporal IoU, and the rules of the evaluators in use.
+"""Matching of detections with true segments: temporal IoU, and the rules of the common evaluators.
 
-Published numbers on the same data come from evaluators that differ: `PROTOCOLS` has them by name. NumPy, on the host.
+Published numbers on the same data come from different evaluators; `PROTOCOLS` lists them by name. NumPy, on the host.
 
-What the rules leave open, and what they make of odd data:
+Cases that the rules leave open, and odd data:
 
-Ties. Of detections with equal scores, the first is the better one, in the order of the videos in the submission and
-then within a video. Official code sorts them by an unstable `argsort`, so that its numbers depend on the version of
-NumPy. The same holds of true segments that a detection overlaps equally (see `activitynet`).
+Ties. Among detections with equal scores, the first ranks higher, in the order of the videos in the submission and then
+within a video. Official code sorts them by an unstable `argsort`, so its numbers depend on the version of NumPy. The
+same holds for true segments that a detection overlaps equally (see `activitynet`).
 
-Segments of no length and reversed ones. They have IoU 0 with everything, so a detection that does not end after it
-starts is a miss, and such a true segment is missed (`opentad` drops it). The Matlab kit of THUMOS14 flips reversed
-segments before it measures them, the others do not, and `thumos_kit` does not either: turn them around before, if they
-are meant so.
+Empty and reversed segments. They have IoU 0 with everything. Such a detection is therefore a false positive, and such a
+true segment is missed (`opentad` drops it). The Matlab kit of THUMOS14 flips reversed segments before it measures them.
+The other evaluators do not, and neither does our `thumos_kit`: flip such segments beforehand if necessary.
 
-Video 1292 of THUMOS14's test videos has ambiguous segments and nothing else. Where the truth has it, it counts as a
-video and its detections are false positives under `activitynet` and `opentad`; the other protocols spare those that
-overlap an ambiguous segment. The official list has it (213 videos), W-TALC's has not (212), nor have those of
-BaS-Net (210) and OpenTAD (211).
+Video 1292 of the THUMOS14 test videos has only ambiguous segments. If the ground truth contains it, it counts as a
+video, and its detections are false positives under `activitynet` and `opentad`; the other protocols forgive or drop
+those that overlap an ambiguous segment. The official list contains it (213 videos); the lists of W-TALC (212), BaS-Net
+(210) and OpenTAD (211) do not.
 """
 
 import itertools
@@ -29,10 +28,10 @@ from jaxtyping import Float, Int
 from wsal_jax.types import Annotation, Detections, InputError
 
 IOUS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""Thresholds of THUMOS14. `np.linspace(0.1, 0.9, 9)[2]` is above 0.3 and would miss an overlap of exactly 3 / 10."""
+"""Thresholds of THUMOS14. `np.linspace(0.1, 0.9, 9)[2]` exceeds 0.3 and would reject an overlap of exactly 3 / 10."""
 
 FALSE, FORGIVEN = -1, -2
-"""In `Matched.taken`: a false positive, and a detection that counts neither as that nor as a hit."""
+"""In `Matched.taken`: a false positive, and a detection that is neither a hit nor a false positive."""
 
 COPY = 1e-3
 """Seconds: `tol` of `remove_duplicate_annotations` in ActionFormer and OpenTAD."""
@@ -42,32 +41,32 @@ SNIPPETS_PER_SECOND = 25 / 16
 
 
 class Protocol(NamedTuple):
-    """The rule of an evaluator. In all, each IoU threshold is matched for itself, and no true segment is hit twice."""
+    """The rule of an evaluator. All match each IoU threshold separately, and no true segment is hit twice."""
 
     matching: str
-    """"best": the detections of a class in rank order each take, of the true segments that are free and overlap
-    enough, the one that they overlap most (of equal overlaps the last). "first": they take the first in file order.
-    "truth": the true segments in file order each take, of the free detections of the video that overlap enough, the
-    one that overlaps most (of equal overlaps the best in rank)."""
+    """"best": in rank order, each detection of a class takes the free true segment with the largest sufficient overlap
+    (among equal overlaps the last). "first": it takes the first sufficient one in file order. "truth": in file order,
+    each true segment takes the free detection of the video with the largest sufficient overlap (among equal overlaps
+    the best ranked)."""
     strict: bool
-    """An IoU of exactly the threshold does not do."""
+    """The IoU must exceed the threshold; equality is not enough."""
     interpolated: bool
-    """AP is interpolated as in VOC 2011, or the mean over the positives of the precision as it is."""
+    """Whether AP is interpolated as in VOC 2011; otherwise it is the plain mean of the precision at the positives."""
     ambiguous: str
-    """What becomes of detections that overlap an ambiguous segment of the video by any length: "count" as all others;
-    "drop" all of them, even where they would hit; "forgive" those that do not hit: they are no false positives."""
+    """Treatment of detections that overlap an ambiguous segment of the video at all. "count": like any other; "drop":
+    all are dropped, even if they would hit; "forgive": those that do not hit are not false positives."""
     round_truth: bool
-    """True and ambiguous segments go to whole snippets: Python 3's `round(seconds * 25 / 16)`, half to even."""
+    """Whether true and ambiguous segments are rounded to whole snippets: Python 3's `round(seconds * 25 / 16)`, half to
+    even."""
     decimals: int | None
-    """Detections go to the snippet grid too, rounded to so many decimals of a snippet; None leaves them in seconds."""
+    """Detections are rounded to this many decimals of a snippet on the same grid; None leaves them in seconds."""
     min_snippets: int
     """Detections of fewer snippets are dropped."""
     undetected: str
-    """What it means that no detection is left of a class with true segments: its AP is 0 ("class"), or the mAP over all
-    classes is ("all")."""
+    """What is 0 if a class with true segments has no detections left: its AP ("class"), or the mAP ("all")."""
     drop_copies: bool = False
-    """True segments that do not end after they start do not count, nor do copies: those that start and end within
-    `COPY` of a segment of their class and video that counts and comes before them in the file."""
+    """Whether to drop empty and reversed true segments, and copies: segments that start and end within `COPY` of an
+    earlier segment of the file that counts and has the same class and video."""
 
 
 PROTOCOLS = {
@@ -77,31 +76,30 @@ PROTOCOLS = {
     "grid": Protocol("best", False, True, "drop", True, 3, 0, "class"),
     "opentad": Protocol("best", False, True, "count", False, None, 0, "class", drop_copies=True),
 }
-"""The rules by name. Which videos are in the ground truth is up to the caller: papers take 210 to 213 of THUMOS14's.
+"""The rules by name. The caller chooses the videos in the ground truth: papers use 210 to 213 of THUMOS14.
 
-`activitynet`: `eval_detection.py` of the official ActivityNet evaluator; also that of BaS-Net and its successors, on
-210 videos of THUMOS14. A second detection of a segment can still hit its neighbour, unlike in the VOC rule. Of several
-equally overlapped segments the official code takes any, by an unstable `argsort`; in 15 cases of the published STPN
-detections it matters, and mAP@0.1 is 52.12 there and 52.10 here. Officially, a detection of a class without true
-segments is a KeyError (here it does not count), and two segments without length match (here they do not).
+`activitynet`: `eval_detection.py` of the official ActivityNet evaluator, which BaS-Net and its successors also use, on
+210 videos of THUMOS14. Unlike in the VOC rule, a second detection of a segment can still hit a neighbouring segment.
+Among equally overlapped segments the official code takes an arbitrary one, by an unstable `argsort`. This affects 15 of
+the published STPN detections: mAP@0.1 is 52.12 there and 52.10 here. In the official code, a detection of a class
+without true segments raises KeyError (here it does not count), and two empty segments match (here they do not).
 
-`thumos_kit`: `TH14evalDet` of the THUMOS Challenge 2014 in Matlab, as its later copies have it (the first release
-interpolated AP at 11 points).
+`thumos_kit`: `TH14evalDet` of the THUMOS Challenge 2014 in Matlab, in its later copies (the first release interpolated
+AP at 11 points).
 
-`wtalc`: `detectionMAP.py` of W-TALC (Paul et al. 2018), with 212 videos. There, detections are runs of snippets; ours,
-in seconds, are rounded to them. It scores only videos that have true segments; here, detections in the others are
-false positives, as in all protocols. Its grid of 10 / 4 snippets a second for UntrimmedNet features is left out.
+`wtalc`: `detectionMAP.py` of W-TALC (Paul et al. 2018), with 212 videos. Its detections are runs of snippets; we round
+our detections in seconds to snippets. It scores only videos with true segments; here, detections in other videos are
+false positives, as in all protocols. We omit its grid of 10 / 4 snippets per second for UntrimmedNet features.
 
-`grid`: CO2-Net (Hong et al. 2021) and its successors, with 212 videos: the official code on snippets. There, detections
-are runs of snippets, and the overlap with ambiguous segments is counted in whole ones, which is the same for such
-detections. Seconds times 25 / 16 are rarely whole numbers in floating point, in single precision least of all, and an
-IoU exactly at a threshold would be lost (0.6 points of mAP@0.5 with STPN's detections put on the grid): so detections
-are rounded to 0.001 snippet. In the published code no detection is dropped if the file of ambiguous segments is not
-where it looks.
+`grid`: CO2-Net (Hong et al. 2021) and its successors, with 212 videos: the official code on snippets. Its detections
+are runs of snippets, and it measures the overlap with ambiguous segments in whole snippets, which is equivalent for
+such detections. Seconds times 25 / 16 are rarely whole numbers in floating point, especially in single precision, so an
+IoU exactly at a threshold would be lost (0.6 points of mAP@0.5 with STPN's detections on the grid). We therefore round
+detections to 0.001 snippet. The published code drops no detection if it does not find its file of ambiguous segments.
 
 `opentad`: `mAP.py` of OpenTAD (Liu et al. 2025), after ActionFormer (Zhang et al. 2022): `activitynet`, but without
-copies of true segments and those of no length (ActionFormer keeps the latter, as missed). OpenTAD's THUMOS14 has 211
-videos: 270 and 1292 are left out.
+copies of true segments and without empty ones (ActionFormer keeps the latter, as missed). OpenTAD's THUMOS14 has 211
+videos, without 270 and 1292.
 """
 
 
@@ -109,42 +107,42 @@ class Matched(NamedTuple):
     """The detections of one class over all videos, best first, without those that the protocol drops."""
 
     videos: Int[np.ndarray, " k"]
-    """Index of the video among the ids of the truth, in its order, and then the ids that only the detections have."""
+    """Index of the video: first the ids of the truth in order, then the ids that only the detections have."""
     index: Int[np.ndarray, " k"]  # type: ignore[assignment]
-    """Place of the detection in the `Detections` of its video."""
+    """Index of the detection in the `Detections` of its video."""
     scores: Float[np.ndarray, " k"]
     taken: Int[np.ndarray, "i k"]
-    """By IoU threshold: the true segment that it hits, as its place in the `Annotation` of the video; else `FALSE`, or
-    `FORGIVEN`."""
+    """By IoU threshold: the true segment that the detection hits, as an index into the `Annotation` of the video;
+    otherwise `FALSE` or `FORGIVEN`."""
     num_positive: Int[np.ndarray, " v"]
-    """How many true segments of the class each video has."""
+    """Number of true segments of the class in each video."""
 
 
 def temporal_iou(a: Float[np.ndarray, "k 2"], b: Float[np.ndarray, "l 2"]) -> Float[np.ndarray, "k l"]:
-    """Intersection over union of the segments [start, end) of `a` with those of `b`, by their lengths in seconds.
+    """Intersection over union of each segment [start, end) of `a` with each segment of `b`, in seconds.
 
-    Lengths are `end - start`; many code bases add 1, which is right for inclusive indices only. Segments that do not
-    overlap, have no length, or end before they start have IoU 0, with themselves too.
+    Lengths are `end - start`; many code bases add 1, which is correct only for inclusive indices. Segments that do not
+    overlap have IoU 0. So do empty and reversed segments, even with themselves.
     """
     return _iou(np.asarray(a, np.float64)[:, None], np.asarray(b, np.float64)[None])
 
 
 def _iou(a: Float[np.ndarray, "*#k 2"], b: Float[np.ndarray, "*#k 2"]) -> Float[np.ndarray, "..."]:
-    """`temporal_iou` element by element."""
+    """Element-wise `temporal_iou`."""
     intersection = np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0])
     union = (a[..., 1] - a[..., 0]) + (b[..., 1] - b[..., 0]) - intersection
     return np.divide(intersection, union, out=np.zeros_like(union), where=intersection > 0)
 
 
 class _Flat(NamedTuple):
-    """The segments of all videos in one row."""
+    """The segments of all videos, concatenated."""
 
     segments: Float[np.ndarray, "k 2"]
     labels: Int[np.ndarray, " k"]
     video: Int[np.ndarray, " k"]
-    """Its number."""
+    """Index of the video."""
     index: Int[np.ndarray, " k"]  # type: ignore[assignment]
-    """Place in its video."""
+    """Index of the segment in its video."""
 
     def take(self, rows: Int[np.ndarray, " l"] | list[int]) -> "_Flat":
         return _Flat(*(x[rows] for x in self))
@@ -157,17 +155,27 @@ def match(
     ious: Float[np.ndarray, " i"],
     protocol: str = "activitynet",
 ) -> list[Matched]:
-    """Which detection hits which true segment of its class and video, for each class, by a rule of `PROTOCOLS`.
+    """Matches detections with true segments of their class and video, for each class, by a rule of `PROTOCOLS`.
 
-    Detections and truth are by video id. The detections of a class rank by score over all videos; equal scores in the
-    order of the videos in `detections`, then in input order. Detections in a video that `truth` does not have, or that
-    lacks the class, are false positives. Segments that do not overlap never match, whatever the threshold.
+    The detections of a class are ranked by score over all videos; equal scores in the order of the videos in
+    `detections`, then in input order. Detections are false positives in a video that `truth` lacks, or that lacks the
+    class. Segments that do not overlap never match, whatever the threshold.
 
-    It takes time and memory in proportion to the pairs of a detection and a true segment of its class and video.
+    Time and memory are proportional to the number of pairs of a detection and a true segment of its class and video.
+
+    Args:
+      detections: by video id.
+      truth: by video id.
+      num_classes: c; labels are in [0, c).
+      ious: the thresholds.
+      protocol: a key of `PROTOCOLS`.
+
+    Returns:
+      The matches of each class.
 
     Raises:
-      InputError: a protocol that is not there.
-      ValueError: a label that is not in [0, num_classes); the message names the video.
+      InputError: an unknown protocol.
+      ValueError: a label outside [0, num_classes); the message names the video.
     """
     rule = rule_of(protocol)
     _check_labels("detections", detections, num_classes)
@@ -224,7 +232,7 @@ def _taken(
     """`Matched.taken` of ranked detections."""
     groups, true_groups = found.labels * num_videos + found.video, true.labels * num_videos + true.video
     k, j, overlap = _overlaps(found.segments, groups, true.segments, true_groups, ious.min(initial=np.inf))
-    # Pairs by who chooses, in the order in which they do, then by what they like better.
+    # Sort pairs by the chooser, in the order of choice, then by its preference.
     by_wish = np.lexsort({"best": (-j, -overlap, k), "first": (j, k), "truth": (k, -overlap, j)}[rule.matching])
     k, j, overlap = k[by_wish], j[by_wish], overlap[by_wish]
     taken = np.full((len(ious), len(groups)), FALSE)
@@ -240,7 +248,7 @@ def rule_of(protocol: str) -> Protocol:
     """The rule of this name.
 
     Raises:
-      InputError: there is none.
+      InputError: an unknown protocol.
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
@@ -261,7 +269,7 @@ def _concatenate(parts: Sequence[np.ndarray], empty: int | tuple[int, ...], dtyp
 
 
 def _without_copies(segments: Float[np.ndarray, "k 2"], groups: Int[np.ndarray, " k"]) -> list[int]:
-    """The segments that count under `Protocol.drop_copies`, by their indices."""
+    """Indices of the segments that count under `Protocol.drop_copies`."""
     kept: dict[int, list[int]] = {}
     for i in np.flatnonzero(segments[:, 1] > segments[:, 0]).tolist():
         before = kept.setdefault(int(groups[i]), [])
@@ -280,9 +288,18 @@ def _overlaps(
     groups_b: Int[np.ndarray, " l"],
     least: float,
 ) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"], Float[np.ndarray, " p"]]:
-    """The pairs of a segment of `a` and one of `b` of its group that overlap, and by an IoU of at least `least`.
+    """The overlapping pairs of a segment of `a` and a segment of `b` of the same group, with an IoU of at least
+    `least`.
 
-    As their indices and their IoU. Not all IoU are in memory at once, as most of them are 0.
+    Returns both indices and the IoU of each pair. It works in parts, because most IoUs are 0 and all of them would not
+    fit in memory.
+
+    Args:
+      a: segments, k of them.
+      groups_a: the group of each.
+      b: segments, l of them.
+      groups_b: the group of each.
+      least: the lowest IoU to return.
     """
     order = np.argsort(groups_b, kind="stable")
     first, last = (np.searchsorted(groups_b, groups_a, side, sorter=order) for side in ("left", "right"))
@@ -303,19 +320,20 @@ def _overlaps(
 
 
 def _choose(chooser: Int[np.ndarray, " p"], chosen: Int[np.ndarray, " p"]) -> Int[np.ndarray, " taken"]:
-    """Each chooser in turn, by ascending number, takes the first thing on its list that is still free.
+    """Each chooser, in ascending order, takes the first item of its list that is still free.
 
-    The lists are the pairs (chooser, chosen), sorted by chooser, then by preference. Returns the pairs that come about.
+    The lists are the pairs (chooser, chosen), sorted by chooser, then by preference. Returns the resulting pairs.
 
-    All choose at once and repeatedly, each the next on its list when one with a lower number wants the same. As all
-    things go to the lowest number, this ends with the same pairs (deferred acceptance, Gale and Shapley 1962).
+    All choosers propose in parallel; a chooser moves on to its next item when a chooser with a lower number wants the
+    same one. Every item prefers the lowest number, so the result is the same (deferred acceptance, Gale and Shapley
+    1962).
     """
     at = np.flatnonzero(np.diff(chooser, prepend=-1))
     end = np.append(at[1:], len(chooser))[: len(at)]
     holder = np.zeros(chosen.max(initial=-1) + 1, int)
     while True:
         wanted, rank = chosen[at], np.arange(len(at))
-        holder[wanted[::-1]] = rank[::-1]  # of several the last, so the lowest, stays
+        holder[wanted[::-1]] = rank[::-1]  # the last write wins, which is the lowest rank
         wins = holder[wanted] == rank
         if wins.all():
             return at

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from wsal_jax.matching import FORGIVEN, Matched, match, rule_of
-from wsal_jax.matching import IOUS as IOUS  # these three are of use with what is here
+from wsal_jax.matching import IOUS as IOUS  # re-exported for callers of this module
 from wsal_jax.matching import PROTOCOLS as PROTOCOLS
 from wsal_jax.matching import temporal_iou as temporal_iou
 from wsal_jax.types import Annotation, Detections, InputError
@@ -19,28 +19,35 @@ from wsal_jax.types import Annotation, Detections, InputError
 
 class DetectionMap(NamedTuple):
     ap: Float[np.ndarray, "i c"]
-    """By IoU threshold and class; NaN for a class without true segments."""
+    """AP by IoU threshold and class; NaN for a class without true segments."""
     mean: Float[np.ndarray, " i"]
-    """The protocol's mAP, over the classes that have true segments; NaN if none has."""
+    """The protocol's mAP over the classes with true segments; NaN if there are none."""
     videos: int
-    """Of the truth."""
+    """Number of videos in the ground truth."""
     classes: int
-    """That have true segments."""
+    """Number of classes with true segments."""
     instances: int
-    """True segments."""
+    """Number of true segments."""
     detections: int
-    """Of all classes, without those that the protocol drops."""
+    """Number of detections of all classes, without those that the protocol drops."""
 
 
 def average_precision(
     scores: Float[np.ndarray, " k"], hits: Bool[np.ndarray, " k"], num_positive: int, interpolate: bool = True
 ) -> float:
-    """The mean over the positives of the precision at their rank; by default interpolated as in VOC 2011.
+    """The mean over the positives of the precision at their rank, by default interpolated as in VOC 2011.
 
-    Interpolated, the precision at a hit is the best precision at this or any lower score. A positive that is not hit
-    counts 0. Equal scores rank in input order (a stable sort), so the result is always the same.
+    With interpolation, the precision at a hit is the best precision at this or any lower score. A positive without a
+    hit counts 0. Equal scores keep the input order (a stable sort), so the result is deterministic.
 
-    Returns NaN if there is no positive, and 0 if there is no hit.
+    Args:
+      scores: of the detections.
+      hits: which of them are hits.
+      num_positive: number of positives, hit or not.
+      interpolate: whether to interpolate.
+
+    Returns:
+      The average precision; NaN without positives, and 0 without hits.
     """
     if num_positive == 0:
         return np.nan
@@ -51,7 +58,7 @@ def average_precision(
 def _average_precision(
     hits: Bool[np.ndarray, "i k"], counts: Bool[np.ndarray, "i k"], num_positive: int, interpolate: bool
 ) -> Float[np.ndarray, " i"]:
-    """Of detections that are ranked; those that do not count are neither hits nor false positives."""
+    """AP of ranked detections; detections with `counts` False are neither hits nor false positives."""
     precision = np.cumsum(hits, axis=1) / np.maximum(np.cumsum(counts, axis=1), 1)
     if interpolate:
         precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
@@ -67,8 +74,8 @@ def detection_map(
 ) -> DetectionMap:
     """AP and mAP of detections by video id at each IoU threshold, by a rule of `PROTOCOLS`.
 
-    A class with true segments and no detection has AP 0; under `wtalc` the mAP is 0 then. A class without true
-    segments has NaN, and its detections do not count. Arguments and errors are those of `match`.
+    A class with true segments but no detections has AP 0; under `wtalc` it makes the mAP 0. A class without true
+    segments has AP NaN, and its detections do not count. Arguments and errors are those of `match`.
     """
     rule = rule_of(protocol)
     matched = match(detections, truth, num_classes, ious, protocol)
@@ -98,25 +105,29 @@ def bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> Float[np.ndarray, "rows 2"]:
-    """Intervals of the mAP at each IoU threshold, and in the last row of the average over thresholds.
+    """Bootstrap intervals of the mAP at each IoU threshold and, in the last row, of the average over thresholds.
 
-    They are basic (reverse percentile) intervals: where `level` of the samples have a mAP within [m - a, m + b], m
-    being that of all videos once, the interval is [m - b, m + a], cut to [0, 1]. For a mAP of few videos is too high on
-    average, that of a sample with repeated ones more so, and percentiles as they are would add to this instead of
-    taking it away. In a simulation (samples of 200 videos of 6,000, 20 classes, IoU 0.3, 0.5, 0.7), intervals of 95 %
-    held the mAP of all in 84, 80 and 90 % of 80 cases so, and in 75, 63 and 30 % as plain percentiles.
+    They are basic (reverse percentile) intervals: if the fraction `level` of the samples has a mAP within
+    [m - a, m + b], where m is the mAP of the original videos, the interval is [m - b, m + a], clipped to [0, 1]. The
+    mAP of few videos is biased upwards, and that of a sample with repeated videos even more. Plain percentile intervals
+    would add to this bias; basic intervals correct it. In a simulation (samples of 200 videos of 6,000, 20 classes, IoU
+    0.3, 0.5, 0.7), basic 95 % intervals contained the mAP of all videos in 84, 80 and 90 % of 80 cases, and plain
+    percentile intervals in 75, 63 and 30 %.
 
-    Each sample draws as many videos as there are, with replacement, and is evaluated by the protocol from its ranking
-    on. A video that is drawn twice is two videos, each with its true segments and its detections, matched as in the
-    original; the copies of a detection rank next to each other. A class without true segments in a sample is left out
-    of its mean. (Under `wtalc`, the mAP of a sample that has true segments and no detection of a class is 0.)
+    Each sample draws as many videos as there are, with replacement, and the protocol evaluates it from the ranking on.
+    A video drawn twice counts as two videos, each with its true segments and detections, matched as in the original;
+    the copies of a detection have adjacent ranks. The mean of a sample leaves out classes without true segments in it.
+    (Under `wtalc`, the mAP of a sample is 0 if a class has true segments but no detections in it.)
 
     Args:
       matched: what `match` returned under the same protocol.
-      samples: how many.
-      level: what fraction of them is in the interval, the same fraction of the others on either side.
+      protocol: a key of `PROTOCOLS`.
+      samples: number of samples.
+      seed: of the random draws.
+      level: the fraction of samples inside the interval; the rest is split equally between both sides.
 
-    Returns rows (low, high), fractions.
+    Returns:
+      Rows (low, high), as fractions.
 
     Raises:
       InputError: an unknown protocol, or no true segments.
@@ -153,10 +164,10 @@ WEIGHTS_AT_ONCE = 2**22
 def _sum_of_precisions(
     taken: Int[np.ndarray, "i k"], weights: Int[np.ndarray, "s k"], interpolate: bool
 ) -> Float[np.ndarray, "s i"]:
-    """AP times the number of positives, if each ranked detection is there `weights` times in a row.
+    """AP times the number of positives if each ranked detection is repeated `weights` times.
 
-    Of w copies of a hit after F false positives, the last being the n-th detection, the precisions are
-    `1 - F / (n - w + 1), ..., 1 - F / n`. They increase, so that only the last one matters to interpolation.
+    If w copies of a hit follow F false positives, and the last copy is the n-th detection, their precisions are
+    `1 - F / (n - w + 1), ..., 1 - F / n`. They increase, so only the last one matters for interpolation.
     """
     sums = np.zeros((len(weights), len(taken)))
     rank = np.cumsum(weights, axis=1)
@@ -180,9 +191,9 @@ def classification_ap(
 ) -> Float[np.ndarray, " c"]:
     """Average precision of ranking all v videos by their score, for each class; its mean is "Cls mAP".
 
-    `labels` are positive where the video has the class. Interpolated, it is that of `eval_classification.py` of the
-    official ActivityNet evaluator; not interpolated, that of W-TALC's `classificationMAP.py`, which many papers use.
-    A class that no video has gets NaN: in the former it is not evaluated, in the latter it makes the mean NaN.
+    `labels` are positive where the video has the class. With interpolation this is `eval_classification.py` of the
+    official ActivityNet evaluator; without, it is W-TALC's `classificationMAP.py`, which many papers use. A class
+    without a video gets NaN: the former does not evaluate it, and in the latter it makes the mean NaN.
     """
     return np.array(
         [average_precision(s, y, int(y.sum()), interpolate) for s, y in zip(video_scores.T, labels.T > 0)], np.float64
@@ -192,13 +203,13 @@ def classification_ap(
 def attention_statistics(
     videos: Sequence[tuple[Bool[np.ndarray, " _"], Bool[np.ndarray, " _"], Bool[np.ndarray, " _"] | None]],
 ) -> dict[str, float]:
-    """How attention and classifier miss the truth, as table 2 of DGAM (Shi et al. 2020) has it.
+    """How far attention and classifier differ from the ground truth, as in table 2 of DGAM (Shi et al. 2020).
 
-    Of each video, three sets of snippets as masks: `gt` (in a true segment), `att` (attention above a threshold) and
-    `cls` (classified as an action; None if that is not known of a model, of all videos alike). Sizes are summed over
-    videos, then divided by that of `gt`: |att - gt|, false activation, and |gt - att|, omission, are the better the
-    lower; |(cls - gt) - att|, false positives of the classifier that the attention rejects, and |(att & gt) - cls|,
-    true snippets that it has beyond the classifier's, the higher. NaN if no snippet is in a true segment.
+    Each video gives three sets of snippets as masks: `gt` (inside a true segment), `att` (attention above a threshold)
+    and `cls` (classified as an action; None for all videos if the model has no such classification). Sizes are summed
+    over videos, then divided by the size of `gt`. Lower is better for |att - gt| (false activation) and |gt - att|
+    (omission). Higher is better for |(cls - gt) - att| (false positives of the classifier that the attention rejects)
+    and |(att & gt) - cls| (true snippets that only the attention finds). NaN if no snippet is in a true segment.
     """
     sizes = {"|att - gt|": 0, "|gt - att|": 0, "|(cls - gt) - att|": 0, "|(att & gt) - cls|": 0}
     true = 0
@@ -217,14 +228,14 @@ def attention_statistics(
 def clip_ap(scores: Float[np.ndarray, " k"], match: Int[np.ndarray, " k"]) -> float:
     """Average precision of ranking the clips of one video, for highlight detection.
 
-    `match` is 1 for a highlight, 0 where annotators were not sure, and -1 for none; the last two are negatives. It is
-    the area under precision over recall by trapezoids, from precision 1 at recall 0, as UMT (Liu et al. 2022) and its
-    successors have it on YouTube Highlights. The mean of random scores on its 157 test videos is then 51.1 percent by
-    `highlight_map`. With the plain mean of the precisions at the highlights it would be 54.6, and 60.1 were the unsure
-    clips left out.
+    `match` is 1 for a highlight, 0 if the annotators were unsure, and -1 for no highlight; the last two are negatives.
+    The AP is the area under the precision-recall curve by trapezoids, starting from precision 1 at recall 0. UMT (Liu
+    et al. 2022) and its successors use it on YouTube Highlights. Random scores on its 157 test videos then give 51.1
+    percent by `highlight_map`. The plain mean of the precisions at the highlights would give 54.6, and 60.1 without the
+    unsure clips.
 
-    Equal scores rank in input order. A video of highlights only has 1. One without any has NaN (UMT: 0; there is none
-    in the data).
+    Equal scores keep the input order. A video of highlights only has AP 1. A video without highlights has NaN (UMT: 0;
+    the data have none).
     """
     hits = match[np.argsort(-scores, kind="stable")] > 0
     if not hits.any():
@@ -237,9 +248,9 @@ def clip_ap(scores: Float[np.ndarray, " k"], match: Int[np.ndarray, " k"]) -> fl
 def highlight_map(
     videos: Sequence[tuple[str, Float[np.ndarray, " _"], Int[np.ndarray, " _"]]],
 ) -> tuple[dict[str, float], float]:
-    """The mean `clip_ap` of the videos of each domain, and its mean over domains, from (domain, scores, match) of each.
+    """The mean `clip_ap` of each domain, and its mean over domains, from (domain, scores, match) of each video.
 
-    Videos without a highlight are left out, and so is a domain that has no others. NaN if none is left.
+    Videos without a highlight are excluded, and so are domains without any other video. NaN if none remains.
     """
     by_domain: dict[str, list[float]] = {}
     for domain, scores, highlight in videos:

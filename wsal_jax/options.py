@@ -1,4 +1,4 @@
-"""The command's options: finding the config and its misspelt names, and all that is checked before a run starts."""
+"""The command's options: finding the config, reporting misspelt names, and all checks before a run starts."""
 
 import math
 import re
@@ -22,10 +22,9 @@ from wsal_jax.types import InputError
 
 
 def near(name: str, known: Sequence[str]) -> list[str]:
-    """Up to three known names that look like this one, the most similar first.
+    """Up to three known names that resemble this one, the most similar first.
 
-    A name with dots is compared by its last part too, and by that part's initials: `lr` is near
-    `optimizer.learning_rate`.
+    Of a name with dots, the last part and its initials are compared too: `lr` resembles `optimizer.learning_rate`.
     """
 
     def likeness(other: str) -> float:
@@ -38,10 +37,10 @@ def near(name: str, known: Sequence[str]) -> list[str]:
 
 
 def find(text: str) -> tuple[Path, str]:
-    """The file and the switches of `--config=<text>`: a path, or the name of a config that comes with the package.
+    """The file and the switches of `--config=<text>`, where text begins with a path or the name of a built-in config.
 
     Raises:
-      InputError: there is no such file.
+      InputError: no such file.
     """
     name, _, switches = text.partition(":")
     folder = Path(configs.__path__[0])
@@ -60,7 +59,7 @@ def find(text: str) -> tuple[Path, str]:
 
 
 def names(config: ConfigDict, prefix: str = "") -> list[str]:
-    """All options, also groups of options, such as `optimizer` and `optimizer.learning_rate`."""
+    """All options and groups of options, such as `optimizer` and `optimizer.learning_rate`."""
     found = []
     for name, value in config.items(preserve_field_references=True):
         found += [prefix + name, *(names(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else ())]
@@ -68,10 +67,10 @@ def names(config: ConfigDict, prefix: str = "") -> list[str]:
 
 
 def parse(argv: Sequence[str]) -> list[str]:
-    """absl's parser of flags, for a flag `--config`, that says in one line what is misspelt.
+    """Parses the flags with absl; a misspelt option of `--config` gives a message of one line.
 
     Raises:
-      SystemExit: with the message, status 1.
+      SystemExit: with the message and status 1.
     """
     argv = list(argv)
     try:
@@ -95,16 +94,16 @@ def parse(argv: Sequence[str]) -> list[str]:
 def check(
     methods: Sequence[Method], config: ConfigDict, data: dict[str, pipeline.Dataset], mesh: Mesh
 ) -> dict[str, Clips]:
-    """Finds what cannot work before anything is trained; returns the highlight clips of the test data, if any.
+    """Checks options and data before training; returns the highlight clips of the test data, if any.
 
     Args:
-      methods: those of all models.
+      methods: the method of each model.
       config: the whole config.
       data: the splits "train" and "test".
       mesh: the devices.
 
     Raises:
-      InputError: an option, or a file of the user's, that cannot work.
+      InputError: an invalid option or user's file.
     """
     check_training(config, data["train"], mesh)
     for method in methods:
@@ -113,7 +112,7 @@ def check(
 
 
 def check_training(config: ConfigDict, data: pipeline.Dataset, mesh: Mesh) -> None:
-    """Raises InputError for options that the training data, the devices or Optax cannot work with."""
+    """Raises InputError for options that do not fit the training data, the devices or Optax."""
     for name in ("seeds", "steps", "batch_size", "num_snippets", "log_every", "checkpoint_every"):
         if config[name] < 1:
             raise InputError(f"config.{name}={config[name]}: give at least 1")
@@ -136,7 +135,7 @@ def check_training(config: ConfigDict, data: pipeline.Dataset, mesh: Mesh) -> No
 
 
 def check_optimizer(config: ConfigDict) -> None:
-    """Raises InputError for an optimizer that Optax does not have, and for rates that are negative or not finite."""
+    """Raises InputError for an optimizer that Optax lacks, and for rates that are negative or not finite."""
     options = config.optimizer.to_dict()
     schedule = options.get("learning_rate")
     inner = {f"learning_rate.{name}": x for name, x in schedule.items()} if isinstance(schedule, dict) else {}
@@ -155,10 +154,10 @@ def check_optimizer(config: ConfigDict) -> None:
 
 
 def check_evaluation(config: ConfigDict, data: pipeline.Dataset) -> dict[str, Clips]:
-    """Finds what cannot be evaluated; returns the highlight clips by video id, if any.
+    """Checks the options of evaluation; returns the highlight clips by video id, if any.
 
     Raises:
-      InputError: an option of `config`, or the user's `clips.json`.
+      InputError: an invalid option of `config` or an invalid `clips.json`.
     """
     options = config.evaluation
     if options.protocol not in metrics.PROTOCOLS:

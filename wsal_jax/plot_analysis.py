@@ -1,4 +1,4 @@
-"""Pictures of an analysis of errors (`wsal_jax.analyse`)."""
+"""Plots of an error analysis (`wsal_jax.analyse`)."""
 
 import math
 import os
@@ -17,11 +17,11 @@ DPI = 120
 
 
 def draw(analysis: Analysis, directory: str | os.PathLike) -> list[Path]:
-    """Writes false_positives.png, sensitivity.png and false_negatives.png into `directory`, which exists.
+    """Writes false_positives.png, sensitivity.png and false_negatives.png into `directory`, which must exist.
 
-    - false_positives: the shares of `TYPES` by rank, and what mAP_N gains without each error;
-    - sensitivity: mAP_N by bucket, and as a line that of all true segments;
-    - false_negatives: the fraction missed by bucket, and as a line that of all true segments.
+    - false_positives: the shares of `TYPES` by rank, and the gain in mAP_N without each type of error;
+    - sensitivity: mAP_N by bucket; a line marks that of all true segments;
+    - false_negatives: the fraction missed by bucket; a line marks that of all true segments.
 
     Returns their paths.
     """

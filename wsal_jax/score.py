@@ -1,8 +1,9 @@
 """The command that measures detections of any program: `python -m wsal_jax.score --detections D --ground_truth G`.
 
-Detections are an ActivityNet submission or another file of `wsal_jax.formats.submissions`; the ground truth is
-ActivityNet's JSON, what became of it, W-TALC's folder or THUMOS14's. What is odd in them and can be measured all the
-same is said; what cannot be measured is an error. NumPy only, to start fast; matplotlib is imported for `--analyse`.
+Detections are an ActivityNet submission or another file of `wsal_jax.formats.submissions`. The ground truth is
+ActivityNet's JSON or one of its variants, W-TALC's folder or THUMOS14's folder. Notes report odd input that can still
+be measured; input that cannot be measured raises an error. It imports NumPy only, to start fast; `--analyse` imports
+Matplotlib.
 """
 
 import argparse
@@ -29,33 +30,33 @@ from wsal_jax.types import InputError
 
 MAX_IOUS = 100
 LEVEL = 0.95
-"""Of the bootstrap intervals."""
+"""Confidence level of the bootstrap intervals."""
 
 
 class Result(NamedTuple):
-    """Fractions, not percent."""
+    """The measured values, as fractions, not percent."""
 
     protocol: str
     subset: tuple[str, ...]
     classes: tuple[str, ...]
     instances: tuple[int, ...]
-    """Of each class."""
+    """Number of true segments of each class."""
     ious: tuple[float, ...]
     measured: metrics.DetectionMap
     samples: int
     intervals: Float[np.ndarray, "i+1 2"] | None
-    """At each IoU and for the average; None without bootstrap."""
+    """For each IoU and for the average; None without bootstrap."""
     notes: tuple[str, ...]
-    """What is odd about the numbers."""
+    """Remarks on odd input."""
 
 
 def parse_ious(text: str) -> tuple[float, ...]:
-    """IoU thresholds from `first:last:step`, both ends included, or a list with commas, as the nearest float of each.
+    """IoU thresholds from `first:last:step`, both ends included, or from a comma-separated list.
 
-    By decimal fractions: 0.1 + 0.1 + 0.1 is 0.3, which a threshold must be (see `metrics.IOUS`).
+    Arithmetic is decimal, and each result is the nearest float: 0.1 + 0.1 + 0.1 must be 0.3 (see `metrics.IOUS`).
 
     Raises:
-      InputError: not numbers, or not ascending within (0, 1], or more than 100.
+      InputError: not numbers, not ascending within (0, 1], or more than 100.
     """
     what = f"--iou {text!r}: must be first:last:step, like 0.1:0.9:0.1, or a list like 0.3,0.5,0.7"
     try:
@@ -79,7 +80,15 @@ def parse_ious(text: str) -> tuple[float, ...]:
 def score(
     selection: Selection, subset: Subset, ious: Sequence[float], protocol: str = "activitynet", samples: int = 1000
 ) -> Result:
-    """The mAP of a selection, with bootstrap intervals of `samples` samples; without them if 0."""
+    """The mAP of a selection.
+
+    Args:
+      selection: ground truth and detections.
+      subset: their subset.
+      ious: thresholds of the temporal IoU.
+      protocol: a key of `metrics.PROTOCOLS`.
+      samples: number of bootstrap samples; 0 gives no intervals.
+    """
     rule = metrics.PROTOCOLS[protocol]
     inputs = selection.detections, selection.truth, len(selection.classes), np.array(ious), protocol
     matched = metrics.match(*inputs)
@@ -105,7 +114,7 @@ def score(
 
 
 def format_result(result: Result) -> str:
-    """What is odd, header, mAP and AP of each class as text, in percent."""
+    """Notes, header, mAP and AP of each class as text, in percent."""
     counts = {name: getattr(result.measured, name) for name in ("videos", "classes", "instances", "detections")}
     head = ", ".join(f"{name} {value}" for name, value in {"protocol": result.protocol, **counts}.items())
     notes = "".join(f"note: {note}\n" for note in result.notes)
@@ -129,7 +138,7 @@ def _cells(fractions: np.ndarray) -> list[str]:
 
 
 def to_json(result: Result) -> dict[str, Any]:
-    """All of it, in percent, by IoU and "average"; None for NaN, which JSON does not have."""
+    """The whole result, in percent, by IoU and "average"; None for NaN, which JSON lacks."""
     columns = [*map(str, result.ious), "average"]
 
     def percent(x: Any) -> float | None:
@@ -159,7 +168,7 @@ def to_json(result: Result) -> dict[str, Any]:
 
 
 def to_csv(result: Result) -> list[list[Any]]:
-    """The rows of the per-class table, in percent and unrounded; the last is the mAP."""
+    """The rows of the per-class table, in percent, not rounded; the last is the mAP."""
     total = [("mAP", result.measured.instances, result.measured.mean)]
     rows = [*zip(result.classes, result.instances, result.measured.ap.T), *total]
     head = ["class", "instances", *map(str, result.ious), "average"]
@@ -167,7 +176,7 @@ def to_csv(result: Result) -> list[list[Any]]:
 
 
 def check_outputs(outputs: Mapping[str, Path | None], inputs: Collection[Path]) -> None:
-    """That what is to be written, by option, can be: before anything is computed.
+    """Checks before the computation that all outputs, by option, can be written.
 
     Raises:
       InputError: a folder is missing or not writable, or a file would replace an input or another output.
@@ -188,8 +197,15 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Collection[Path]) 
 
 
 def analyse(selection: Selection, records: Mapping[str, Record], buckets: str, directory: Path) -> str:
-    """Writes analysis.json and the pictures of `wsal_jax.analyse` to a folder, and returns its text."""
-    from wsal_jax import analyse, plot_analysis  # Matplotlib takes half a second to import
+    """Writes analysis.json and the plots of `wsal_jax.analyse` to a folder, and returns its text.
+
+    Args:
+      selection: ground truth and detections.
+      records: the annotations, for the durations of videos.
+      buckets: a key of `analyse.BUCKETS`.
+      directory: the folder, which is made if it is missing.
+    """
+    from wsal_jax import analyse, plot_analysis  # importing Matplotlib takes half a second
 
     durations = {id: records[id].duration for id, of in selection.truth.items() if len(of.labels)}
     if not all(durations.values()):
@@ -211,17 +227,15 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add("--detections", type=Path, required=True, help="an ActivityNet submission (JSON), JSON lines, csv or txt")
-    add(
-        "--ground_truth", type=Path, required=True, help="ActivityNet's JSON and its kin, W-TALC's or THUMOS14's folder"
-    )
+    add("--ground_truth", type=Path, required=True, help="ActivityNet's JSON or similar, W-TALC's or THUMOS14's folder")
     add("--protocol", choices=tuple(metrics.PROTOCOLS), default="activitynet", help="rule (default: activitynet)")
-    add("--subset", help="of the ground truth (default: for testing)")
+    add("--subset", help="subset of the ground truth (default: the one for testing)")
     add("--iou", default="0.1:0.9:0.1", metavar="A:B:STEP", help="or a list: 0.3,0.5 (default: 0.1:0.9:0.1)")
     add("--ambiguous", type=Path, help="THUMOS14's text file of ambiguous segments")
     add("--exclude", default="", metavar="ID,ID,...", help="videos to leave out")
     add("--bootstrap", type=int, default=1000, metavar="N", help="samples for intervals; 0: none (default: 1000)")
     add("--analyse", type=Path, metavar="DIR", help="where to write an analysis of the errors at IoU 0.5")
-    add("--buckets", choices=("activitynet", "thumos14"), help="of --analyse (default: by the ids)")
+    add("--buckets", choices=("activitynet", "thumos14"), help="buckets of --analyse (default: by the ids)")
     add("--json", type=Path, metavar="FILE", help="where to write everything")
     add("--csv", type=Path, metavar="FILE", help="where to write the AP of each class")
     return result
@@ -257,12 +271,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    if hasattr(sys.stdout, "reconfigure"):  # a name that the terminal cannot show must not end the command
+    if hasattr(sys.stdout, "reconfigure"):  # a name that the terminal cannot show must not stop the command
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         run(parser().parse_args(argv))
         sys.stdout.flush()
-    except BrokenPipeError:  # of `| head`; the files are written, and Python must not try again at its end
+    except BrokenPipeError:  # as in `| head`; the files are written, and Python must not flush again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (InputError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

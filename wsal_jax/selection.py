@@ -1,6 +1,6 @@
-"""What is measured of annotations and of detections of any program: which subset, classes and videos; what is odd.
+"""Selects what to measure from annotations and from the detections of any program: subset, classes and videos.
 
-What is odd and can be measured all the same is said in notes; what cannot be measured is an error. NumPy only.
+Notes report odd input that can still be measured; input that cannot be measured raises an error. NumPy only.
 """
 
 import reprlib
@@ -19,44 +19,47 @@ from wsal_jax.text import count, cut
 from wsal_jax.types import Annotation, Detections, InputError, some
 
 THUMOS14_TEST, THUMOS14_VALIDATION = "video_test_", "video_validation_"
-"""How the ids of THUMOS14 begin."""
+"""Prefixes of the ids of THUMOS14."""
 
 FRAME = 1 / 60
-"""Seconds; a detection that is shorter is none."""
+"""Seconds. Detections shorter than this suggest that times are not in seconds."""
 
 
 class Subset(NamedTuple):
-    """Which videos of the ground truth are measured."""
+    """The videos of the ground truth that are measured."""
 
     names: tuple[str, ...]
-    """The subsets they are in, as in the file."""
+    """The names of their subsets, as in the file."""
     why: str
+    """The reason for the choice, for messages."""
     ids: frozenset[str]
 
 
 class Selection(NamedTuple):
-    """What is measured."""
+    """The selected ground truth and detections."""
 
     classes: tuple[str, ...]
-    """Of the selected truth, by name; a label is an index into them."""
+    """Class names of the selected ground truth; a label is an index into them."""
     truth: dict[str, Annotation]
     detections: dict[str, Detections]
     notes: list[str]
-    """What is odd, or was left out."""
+    """What is odd or was left out."""
 
 
 def read_truth(path: Path, ambiguous: Path | None = None) -> tuple[dict[str, Record], list[str]]:
-    """Annotations by video id and notes on what was left out, from a JSON file, W-TALC's or THUMOS14's folder.
+    """Annotations by video id and notes on what was left out.
 
-    `ambiguous`, THUMOS14's text file, adds ambiguous segments to those of the videos that are there: a video that the
-    ground truth leaves out stays out.
+    Args:
+      path: a JSON file, W-TALC's folder or THUMOS14's folder.
+      ambiguous: THUMOS14's text file of ambiguous segments, which are added to the videos of the ground truth. It adds
+        no videos.
 
     Raises:
-      FolderError: what cannot be read.
+      FolderError: a file cannot be read.
     """
     problems = Problems()
     texts = [file for pattern in annotations.CLASS_FILES for file in path.glob(pattern)]
-    if texts and not (path / "videoname.npy").exists():  # of W-TALC's folder, that of ambiguous segments
+    if texts and not (path / "videoname.npy").exists():  # W-TALC's folder has a text file too, of ambiguous segments
         records = annotations.read_thumos_text(path, problems)
     elif path.is_dir():
         records = {}
@@ -92,13 +95,14 @@ def is_thumos14(ids: Collection[str]) -> bool:
 
 
 def choose_subset(records: Mapping[str, Record], name: str | None = None) -> Subset:
-    """The videos of the subset of this name, in any case; without a name, those for testing.
+    """The videos of the subset of this name, in upper or lower case; without a name, the videos for testing.
 
-    THUMOS14 trains on its validation videos, and they go by many names of subsets. So where ids are THUMOS14's and
-    there are test videos, ids decide. Otherwise the only subset is taken, or those that test by `annotations.is_train`.
+    THUMOS14 trains on its validation videos, whose subset has different names in different files. If the ids are
+    THUMOS14's and include test videos, the ids therefore decide. Otherwise it takes the only subset, or the subsets for
+    testing by `annotations.is_train`.
 
     Raises:
-      InputError: there is none; the message lists what there is.
+      InputError: no such subset; the message lists the subsets.
     """
     names = {record.subset for record in records.values()}
     there_are = f"there are {some((cut(repr(x)) for x in sorted(names)), 20) or 'no videos at all'}"
@@ -123,17 +127,23 @@ def choose_subset(records: Mapping[str, Record], name: str | None = None) -> Sub
 def select(
     records: Mapping[str, Record], found: Mapping[str, Found], subset: Subset, exclude: Collection[str] = ()
 ) -> Selection:
-    """What is measured of ground truth and detections, with labels as numbers, and notes on the rest.
+    """Selects the ground truth and detections to measure, with integer labels, and notes on the rest.
 
-    Videos of the subset without any annotation are not in the truth. Detections in excluded videos and in other subsets
-    are left out, and so are those of classes that the selected truth does not have. Detections in other videos that the
-    truth does not have stay, as in the official evaluator, where they are false positives.
+    Videos of the subset without any annotation are not in the truth. Detections are left out in excluded videos, in
+    other subsets, and of classes that the selected truth lacks. Detections in videos that the ground truth lacks are
+    kept as false positives, as in the official evaluator.
 
-    Ids of ActivityNet go with or without "v_": an id of detections or of `exclude` that the ground truth does not have
-    is read as the one that it has, unless that one is there too.
+    ActivityNet's ids come with or without "v_". If the ground truth has an id only in the other form, detections and
+    `exclude` are read in that form, unless the detections contain both.
+
+    Args:
+      records: annotations by video id.
+      found: detections by video id.
+      subset: the videos to measure.
+      exclude: ids of videos to leave out.
 
     Raises:
-      InputError: nothing is annotated in the subset, or detections have no video or no class of the truth.
+      InputError: nothing is annotated in the subset, or detections and truth have no video or no class in common.
     """
     found, notes = _same_ids(found, records)
     exclude = [_variant(id, records) or id for id in exclude]
@@ -170,13 +180,13 @@ def select(
 
 
 def _variant(id: str, ids: Collection[str]) -> str | None:
-    """The one of `ids` that differs from this one, which they do not have, in "v_" at its beginning only."""
+    """The member of `ids` that differs from `id` only by a leading "v_"; None if `ids` contains `id` itself."""
     variants = [*([id[2:]] if id.startswith("v_") else []), f"v_{id}"] if id not in ids else []
     return next((variant for variant in variants if variant in ids), None)
 
 
 def _same_ids(found: Mapping[str, Found], records: Mapping[str, Record]) -> tuple[Mapping[str, Found], list[str]]:
-    """The detections with ids of the ground truth where those differ in "v_" only, and notes if so."""
+    """The detections with the ids of the ground truth where they differ only by "v_", and notes on the change."""
     renamed = {id: new for id in found if (new := _variant(id, records)) and new not in found}
     notes = []
     for what in ("without", "with"):
@@ -194,10 +204,10 @@ def _check_common(
     labels: Counter[str],
     classes: Collection[str],
 ) -> None:
-    """That detections and truth have a video and a class in common.
+    """Checks that detections and truth have a video and a class in common.
 
     Raises:
-      InputError: they have not.
+      InputError: they have none.
     """
     if found and not any(id in true for id in kept):
         raise InputError(
@@ -212,7 +222,7 @@ def _check_common(
 
 
 Report = tuple[Collection[str], str]
-"""A note is said of some names, if there are any."""
+"""Names and a note about them; the note is dropped if there are no names."""
 
 
 def _about_videos(
@@ -262,7 +272,7 @@ def _about_segments(
 
 
 def _times(videos: Mapping[str, Detections | Annotation]) -> Counter[tuple[str, float, float]]:
-    """How often a segment is there with all else that is said of it; as a `_place`."""
+    """How often each segment occurs with the same label and score; keys are arguments of `_place`."""
     rows: Counter[tuple] = Counter()
     for id, of in videos.items():
         scores = of.scores.tolist() if isinstance(of, Detections) else [0.0] * len(of.labels)
@@ -278,9 +288,9 @@ def _place(id: str, start: float, end: float) -> str:
 
 
 def unit_notes(detections: Mapping[str, Detections], records: Mapping[str, Record]) -> list[str]:
-    """That the times of detections are not seconds by the look of them, and what they may be; none where all is well.
+    """A note if the times of detections seem not to be seconds, with their likely unit; empty otherwise.
 
-    Seen by the videos' lengths, or where those are not given, by the last true segment.
+    It compares them with the durations of the videos or, if those are not given, with the last true segment.
     """
     of = {id: found for id, found in detections.items() if len(found.labels) and id in records}
     last = {id: max((max(times) for times in records[id].segments), default=0.0) for id in of}
@@ -289,7 +299,7 @@ def unit_notes(detections: Mapping[str, Detections], records: Mapping[str, Recor
     if not of:
         return []
     segments = np.concatenate([found.segments for found in of.values()])
-    # A video is longer than its last true segment, by how much nobody knows.
+    # Without a duration, assume that a video ends within three times the end of its last true segment.
     beyond = np.repeat(
         [records[id].duration or 3 * last[id] for id in of], [len(found.labels) for found in of.values()]
     )
@@ -310,14 +320,14 @@ def unit_notes(detections: Mapping[str, Detections], records: Mapping[str, Recor
 
 
 def _numbered(found: Found, index: Mapping[str, int]) -> Detections:
-    """The detections of known labels."""
+    """The detections with known labels, as integers."""
     labels = np.array([index.get(label, -1) for label in found.labels], int)
     known = labels >= 0
     return Detections(found.segments[known], labels[known], found.scores[known])
 
 
 def examples(of: Iterable[str]) -> str:
-    """Some of the names, each once."""
+    """Some of the names, without repetition."""
     return some(map(cut, dict.fromkeys(of)))
 
 

@@ -1,4 +1,4 @@
-"""One mesh axis, `data`: videos of a batch are split over it, everything else is the same on every device."""
+"""Sharding with one mesh axis, `data`: the videos of a batch are split over it, everything else is replicated."""
 
 import jax
 import numpy as np
@@ -17,10 +17,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def split(mesh: Mesh, axis: int) -> NamedSharding:
-    """The devices hold parts of this axis of an array."""
+    """This axis of an array is split over the devices."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, "data"))
 
 
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Puts host arrays, which must be the same in every process, on all devices."""
+    """Replicates host arrays, which must be equal in every process, on all devices."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(replicated(mesh), np.asarray(x)), tree)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: a preempted run ends where nothing is lost, with the status 143 or 130 that a shell expects."""
+"""SIGTERM and SIGINT: a preempted run saves its state, then exits with the usual status 143 or 130."""
 
 import signal
 import threading
@@ -13,7 +13,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(BaseException):
-    """A signal asked the run to end. Like KeyboardInterrupt it is no Exception: handlers of errors let it pass."""
+    """A signal asked the run to end. Like KeyboardInterrupt, it is not an Exception, so error handlers do not catch
+    it."""
 
     def __init__(self, number: int, where: str = ""):
         super().__init__(f"stopped by {signal.Signals(number).name}{where}: the same command continues the run")
@@ -35,7 +36,7 @@ def _handled(handler: Callable) -> Iterator[None]:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Within it a signal raises `Stopped` at once."""
+    """Context in which a signal raises `Stopped` at once."""
 
     def stop(number, frame):
         raise Stopped(number)
@@ -46,9 +47,9 @@ def raised() -> Iterator[None]:
 
 @contextmanager
 def noted() -> Iterator[Callable[[], int]]:
-    """Within it a signal is only noted; a second SIGINT raises `Stopped` at once.
+    """Context in which a signal is only recorded; a second SIGINT raises `Stopped` at once.
 
-    Yields a function that returns the number of a signal that this process or another has got, or 0. With several
+    Yields a function that returns the number of a signal that this or another process has received, or 0. With several
     processes (`jax.distributed`) all must call it equally often; all get the same answer.
     """
     got = []

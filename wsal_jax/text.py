@@ -1,4 +1,4 @@
-"""What is printed: tables, and names that may be of any length."""
+"""Text for output: tables, counts and shortened names."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ MAX_NAME = 60
 
 
 def cut(name: str, length: int = MAX_NAME) -> str:
-    """The name, without its middle where it is longer than `length`."""
+    """The name, without its middle if it is longer than `length`."""
     if len(name) <= length:
         return name
     last = length // 3
@@ -14,12 +14,12 @@ def cut(name: str, length: int = MAX_NAME) -> str:
 
 
 def count(n: int, one: str, many: str | None = None) -> str:
-    """Like "1 video" or "2 videos"."""
+    """A number with its noun, such as "1 video" or "2 videos"."""
     return f"{n} {one if n == 1 else many or one + 's'}"
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table: the first column to the left, the others to the right, two spaces between them."""
+    """The lines of a table: first column left-aligned, others right-aligned, two spaces between them."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])

@@ -1,6 +1,6 @@
 """The training loop: rounds x phases x steps, for one model or several seeds of it at once.
 
-All randomness is a function of seed and step, so a run continued from a checkpoint is the same run, bit for bit.
+All randomness is a function of seed and step, so a run that resumes from a checkpoint gives the same bits.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,17 +25,17 @@ from wsal_jax.method import BATCH, Method, Params, Phase, Spec, Step
 from wsal_jax.types import InputError, Video
 
 Log = Callable[[int, dict[str, Float[np.ndarray, " s"]]], None]
-"""Takes the step and each metric's mean since the last call, one value per seed."""
+"""Receives the step and the mean of each metric since the last call, one value per seed."""
 
 
 class State(NamedTuple):
-    """What changes in training; every leaf has a leading axis of seeds."""
+    """The training state; every leaf has a leading axis of seeds."""
 
     params: Params
     optimizers: tuple[Any, ...]
     """State of each phase's optimizer."""
     keep: Bool[Array, "s total"]
-    """Snippets that rounds have left, of all videos one after the other."""
+    """The snippets that previous rounds kept, with all videos concatenated."""
 
 
 class Bank(NamedTuple):
@@ -47,7 +47,7 @@ class Bank(NamedTuple):
     labels: Float[Array, "v c"]
     counts: Float[Array, "v c"]
     features: Float[Array, "total d"] | None
-    """None where they are streamed."""
+    """None if they are streamed from disk."""
 
 
 def from_optax(options: dict[str, Any]) -> Any:
@@ -56,7 +56,7 @@ def from_optax(options: dict[str, Any]) -> Any:
 
 
 def make_optimizer(config: ConfigDict | FrozenConfigDict) -> optax.GradientTransformation:
-    """That of `config.optimizer`; a learning rate that has a name itself is a schedule of optax."""
+    """The optimizer of `config.optimizer`; a learning rate with a name of its own is an optax schedule."""
     options = config.to_dict()
     if isinstance(options.get("learning_rate"), dict):
         options["learning_rate"] = from_optax(options["learning_rate"])
@@ -64,13 +64,21 @@ def make_optimizer(config: ConfigDict | FrozenConfigDict) -> optax.GradientTrans
 
 
 def make_keys(config: ConfigDict, model: str = "") -> Key[Array, " s"]:
-    """One key for each seed of a model; a seed's run does not depend on which others are trained beside it."""
+    """One key for each seed of a model. A seed's run does not depend on the seeds trained beside it."""
     seeds = jnp.arange(config.seed, config.seed + config.seeds)
     return jax.vmap(lambda seed: named(jax.random.key(seed), model))(seeds)
 
 
 def init(method: Method, spec: Spec, config: ConfigDict, num_snippets: int, model: str = "") -> State:
-    """The state before step 0; `num_snippets` are those of all training videos."""
+    """The state before step 0.
+
+    Args:
+      method: the method to train.
+      spec: the sizes of the model.
+      config: the whole config.
+      num_snippets: the total over all training videos.
+      model: the name of the model, for its keys.
+    """
 
     def one(key):
         params = method.init(named(key, "init"), spec)
@@ -86,7 +94,7 @@ def init_optimizers(method: Method, params: Params, config: ConfigDict) -> tuple
 
 
 def turn(method: Method, config: ConfigDict | FrozenConfigDict, steps_per_epoch: int, step: Any) -> tuple[Any, Any]:
-    """The index of the phase that a step trains, and how many cycles of phases its round has finished before."""
+    """The index of the phase that a step trains, and the number of phase cycles completed before it in its round."""
     turns = jnp.asarray(np.repeat(np.arange(len(method.phases)), [phase.length for phase in method.phases]))
     epoch = (step % config.steps) // steps_per_epoch
     return turns[epoch % len(turns)], epoch // len(turns)
@@ -101,9 +109,20 @@ def update(
     key: PRNGKeyArray,
     epoch: Int[Array, ""],
 ) -> tuple[Params, Any, dict[str, Float[Array, ""]], Float[Array, ""]]:
-    """One step of one phase and one seed on a batch of videos; groups it neither trains nor tracks are as given.
+    """One step of one phase and one seed on a batch of videos; groups that the phase neither trains nor tracks stay.
 
-    The last result is the loss before the step, NaN if it or a gradient is not finite.
+    Args:
+      phase: the phase.
+      optimizer: the optimizer of the phase.
+      params: all parameter groups.
+      opt_state: the optimizer state of the phase.
+      videos: the batch, with a leading axis of videos.
+      key: the key of the step.
+      epoch: see `Step`.
+
+    Returns:
+      The new parameters and optimizer state, the metrics averaged over the batch, and the loss before the step, which
+      is NaN if the loss or a gradient is not finite.
     """
 
     def batch_loss(trained):
@@ -126,11 +145,11 @@ def update(
 def make_run(method: Method, config: FrozenConfigDict, steps_per_epoch: int, mesh: Mesh):
     """`run(state, keys, bank, steps, features) -> (state, sums, counts, losses)`: many steps in one dispatch.
 
-    Compiled once for all models of the same shape, whatever their stream, seed or round.
+    It is compiled once for all models of the same shape, whatever their stream, seed or round.
 
-    `steps` [k] are consecutive step numbers of one round; `features` [k s b t d] are theirs where `bank` has none. The
-    metrics of phase p are called "p/name"; sums are over the steps of that phase, counts say how many there were.
-    `losses` [k s] are those of each step, NaN where the loss or a gradient is not finite.
+    `steps` [k] are consecutive step numbers of one round; `features` [k s b t d] holds their features if `bank` has
+    none. The metrics of phase p are called "p/name". `sums` add up a metric over the steps of its phase; `counts` are
+    the numbers of those steps. `losses` [k s] has the loss of each step, NaN if it or a gradient is not finite.
     """
     optimizer = make_optimizer(config.optimizer)
     draw = partial(pipeline.plan, batch_size=config.batch_size, num_snippets=config.num_snippets)
@@ -165,7 +184,7 @@ def make_run(method: Method, config: FrozenConfigDict, steps_per_epoch: int, mes
         empty = {name: jnp.zeros(s.shape, s.dtype) for shape in shapes for name, s in shape.items()}
 
         def full(branch, *operands):
-            """A branch that has every phase's metrics, those of the others 0, as lax.switch wants it."""
+            """A branch with the metrics of all phases, 0 for the other phases: lax.switch needs equal outputs."""
             state, metrics, loss = branch(*operands)
             return state, {**empty, **metrics}, {name: jnp.float32(name in metrics) for name in empty}, loss
 
@@ -200,7 +219,15 @@ def make_revise(method: Method):
 def revise(
     method: Method, params: Params, keep: Bool[np.ndarray, "s total"], data: pipeline.Dataset, streams: Sequence[str]
 ) -> Bool[np.ndarray, "s total"]:
-    """What the next round keeps of each training video; a video that would be emptied stays as it was."""
+    """The snippets of each training video that the next round keeps; a video that would be emptied stays unchanged.
+
+    Args:
+      method: has `revise`.
+      params: the parameters of each seed.
+      keep: the snippets that the finished round used.
+      data: the training videos.
+      streams: the streams of the model.
+    """
     revise_all = make_revise(method)
     revised = keep.copy()
     for batch in pipeline.padded(data, streams):
@@ -217,7 +244,7 @@ def revise(
 
 
 def chunks(first: int, last: int, size: int, borders: Sequence[int]) -> Iterator[range]:
-    """Cuts the steps from first to last into dispatches of `size` that end at every border."""
+    """Splits the steps from first to last into dispatches of at most `size` steps that end at every border."""
     while first < last:
         stop = min([last, first + size, *(b for b in borders if b > first)])
         yield range(first, stop)
@@ -227,13 +254,23 @@ def chunks(first: int, last: int, size: int, borders: Sequence[int]) -> Iterator
 def begin(
     method: Method, spec: Spec, config: ConfigDict, num_snippets: int, model: str, mesh: Mesh, directory: Path
 ) -> tuple[int, State]:
-    """The step to go on from and the state there: of the newest checkpoint, or of step 0."""
+    """The step to resume from and its state: those of the newest checkpoint, or of step 0.
+
+    Args:
+      method: the method to train.
+      spec: the sizes of the model.
+      config: the whole config.
+      num_snippets: the total over all training videos.
+      model: the name of the model, for its keys.
+      mesh: the devices.
+      directory: the folder of checkpoints.
+    """
     start = checkpoint.latest(directory) or 0
     if not start:
         return 0, sharding.replicate(mesh, init(method, spec, config, num_snippets, model))
     shapes = jax.eval_shape(partial(init, method, spec, config, num_snippets, model))
     like = jax.tree.map(lambda x: x.update(sharding=sharding.replicated(mesh)), shapes)
-    if start == method.rounds * config.steps:  # imported weights have no more than the parameters
+    if start == method.rounds * config.steps:  # imported weights consist of parameters only
         return start, checkpoint.restore(directory, State(like.params, (), ()), part=True)
     return start, checkpoint.restore(directory, like)
 
@@ -241,7 +278,16 @@ def begin(
 def feed(
     data: pipeline.Dataset, streams: Sequence[str], keys: Key[Array, " s"], steps: range, config: ConfigDict, mesh: Mesh
 ) -> tuple[Bank, Callable[[int], Float[Array, "k s b t d"] | None]]:
-    """The bank, and a function that gives the features of so many next steps; None where the bank has them."""
+    """The bank, and a function that returns the features of the next k steps, or None if the bank has the features.
+
+    Args:
+      data: the training videos.
+      streams: the streams of the model.
+      keys: the key of each seed.
+      steps: all steps that will be trained.
+      config: the whole config.
+      mesh: the devices.
+    """
     on_device = config.data.placement == "device" or (
         config.data.placement == "auto" and data.num_bytes <= config.data.device_gb * 2**30
     )
@@ -259,7 +305,16 @@ def feed(
 def next_round(
     method: Method, state: State, config: ConfigDict, data: pipeline.Dataset, streams: Sequence[str], mesh: Mesh
 ) -> State:
-    """The state that a round begins with: fresh optimizers, and what `method.revise` keeps of the videos."""
+    """The state at the start of a round: fresh optimizers, and the snippets that `method.revise` keeps.
+
+    Args:
+      method: the method to train.
+      state: the state at the end of the previous round.
+      config: the whole config.
+      data: the training videos.
+      streams: the streams of the model.
+      mesh: the devices.
+    """
     params, keep = jax.tree.map(np.asarray, (state.params, state.keep))
     optimizers = jax.vmap(lambda params: init_optimizers(method, params, config))(params)
     keep = revise(method, params, keep, data, streams)
@@ -269,13 +324,13 @@ def next_round(
 def refuse_divergence(
     losses: Float[np.ndarray, "k s"], steps: range, phases: Sequence[str], config: ConfigDict, model: str, kept: Path
 ) -> None:
-    """Raises InputError at the first loss that is not finite of what `make_run` gives.
+    """Raises InputError if one of the losses from `make_run` is not finite; the message describes the first one.
 
     Args:
-      losses: of each step and seed.
-      steps: their numbers, from 0.
+      losses: the loss of each step and seed.
+      steps: the step numbers, from 0.
       phases: the phase of each step.
-      config: its learning rate and seed are told.
+      config: the message quotes its learning rate and seed.
       model: the model's name.
       kept: the folder of its checkpoints.
     """
@@ -284,7 +339,7 @@ def refuse_divergence(
     at, seed = np.argwhere(~np.isfinite(losses))[0]
     rate = config.optimizer.get("learning_rate")
     likely = f"config.optimizer.learning_rate={rate} may be too high, or some features far too large"
-    if steps[at] == 0:  # nothing was learnt before it
+    if steps[at] == 0:  # no update has been applied yet
         likely = "the features may be damaged or far too large, or a weight in config.method"
     step = checkpoint.latest(kept)
     raise InputError(
@@ -295,7 +350,7 @@ def refuse_divergence(
 
 
 def refuse_damage(params: Params, where: str) -> None:
-    """Raises InputError for parameters that are not finite, so that none are saved or scored."""
+    """Raises InputError for parameters that are not finite, so that they are never saved or scored."""
     bad = [
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, x in jax.tree.leaves_with_path(params)
@@ -317,17 +372,27 @@ def fit(
     directory: Path,
     log: Log = lambda step, metrics: None,
 ) -> Params:
-    """Trains `config.seeds` models on the given streams, joined if several, and returns their parameters.
+    """Trains `config.seeds` models on the given streams and returns their parameters.
 
-    A round goes on with the parameters of the one before and with a fresh optimizer, so that a schedule of the learning
-    rate starts again.
+    Each round starts from the parameters of the previous one with a fresh optimizer, so a learning rate schedule
+    restarts. If `directory` holds checkpoints, training resumes from the newest. `options.check` finds invalid options
+    beforehand.
 
-    Checkpoints go to `directory`; where it holds some, training continues after the newest. The returned parameters are
-    those of the last step, with a leading axis of seeds. `options.check` says beforehand what cannot work.
+    Args:
+      method: the method to train.
+      data: the training videos.
+      streams: the streams of the model; several are joined.
+      config: the whole config.
+      mesh: the devices.
+      directory: where checkpoints are written.
+      log: receives metrics.
+
+    Returns:
+      The parameters of the last step, with a leading axis of seeds.
 
     Raises:
-      InputError: a damaged checkpoint; or training diverged. What was saved before is kept.
-      signals.Stopped: after SIGTERM or SIGINT to this process or another one; all have saved the same step.
+      InputError: a checkpoint is damaged, or training diverged. Earlier checkpoints are kept.
+      signals.Stopped: after SIGTERM or SIGINT to any of the processes; all have saved the same step.
     """
     model = "+".join(streams)
     spec = Spec(tuple(data.dims[name] for name in streams), len(data.class_names))

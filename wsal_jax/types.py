@@ -1,7 +1,7 @@
-"""What travels between data, methods and evaluation. No module here needs JAX to be imported.
+"""The types that data, methods and evaluation exchange. This module does not import JAX.
 
 Names: n snippets, d feature dimensions, c classes, k segments or detections of one video. A mask is 1 at real
-snippets and 0 at padding (or at snippets that a round has removed). Times are seconds.
+snippets and 0 at padding (or at snippets that a round has removed). Times are in seconds.
 """
 
 from collections.abc import Iterable
@@ -12,13 +12,13 @@ from jaxtyping import Float, Int
 
 
 class InputError(ValueError):
-    """A file or an option of the user's that cannot work; the message says which, what is wrong and what to do."""
+    """A user's file or option is invalid. The message says which one, what is wrong and what to do."""
 
 
 def some(items: Iterable[str], limit: int = 3, between: str = ", ", last: str = " ") -> str:
-    """For messages: the first items, and how many more there are, like "a, b, c and 2 more".
+    """The first items and the number of others, for messages: "a, b, c and 2 more".
 
-    `between` joins the items, `last` comes before "and 2 more".
+    `between` joins the items; `last` precedes "and 2 more".
     """
     items = list(items)
     return between.join(items[:limit]) + (f"{last}and {len(items) - limit} more" if len(items) > limit else "")
@@ -30,15 +30,15 @@ class Video(NamedTuple):
     features: Float[Any, "n d"]
     mask: Float[Any, " n"]
     labels: Float[Any, " c"]
-    """1 for every class that occurs."""
+    """1 for each class that occurs."""
     counts: Float[Any, " c"]
-    """How many instances of each class; supervision only for methods that say so (STAR)."""
+    """Number of instances of each class; supervision only for methods that declare it (STAR)."""
     length: Int[Any, ""]
-    """Snippets of the video, also those that a round has removed; padding begins there."""
+    """Number of snippets of the video, including those that a round has removed; padding starts at this index."""
 
 
 class Scores(NamedTuple):
-    """What a method says of one video; entries at masked snippets are 0."""
+    """A method's output for one video; entries at masked snippets are 0."""
 
     video_score: Float[Any, " c"]
     """Probability that the class occurs in the video."""
@@ -47,11 +47,11 @@ class Scores(NamedTuple):
     attention: Float[Any, " n"]
     """Class-agnostic attention."""
     extras: Any = None
-    """What else the method's own `propose` or `revise` wants: a NamedTuple of arrays, with the padding."""
+    """Further inputs of the method's own `propose` or `revise`: a NamedTuple of arrays, with the padding."""
     evidence: Float[Any, "n c"] | None = None
-    """Probability of each class at each snippet whatever the attention, of methods that have one."""
+    """Probability of each class at each snippet, regardless of attention; None if the method has none."""
     class_attention: Float[Any, "n c"] | None = None
-    """What is attended to for each class, of methods that have one."""
+    """Attention for each class; None if the method has none."""
 
 
 SEQUENCES = ("cas", "attention", "evidence", "class_attention")
@@ -59,7 +59,7 @@ SEQUENCES = ("cas", "attention", "evidence", "class_attention")
 
 
 class Model(NamedTuple):
-    """What a model says of one video, without padding, and how segments are looked for in it; stays on the host."""
+    """A model's scores for one video, without padding, and its localization options; on the host."""
 
     scores: Scores
     options: Any
@@ -67,14 +67,14 @@ class Model(NamedTuple):
 
 
 class Meta(NamedTuple):
-    """What turns snippet indices of a video into seconds; stays on the host."""
+    """What converts the snippet indices of a video to seconds; on the host."""
 
     id: str
     length: int
     """Number of snippets."""
     fps: float
     stride: float
-    """Frames from one snippet's centre to the next one's."""
+    """Frames between the centres of consecutive snippets."""
     offset: float
     """Frame at the centre of snippet 0."""
     duration: float
@@ -87,7 +87,7 @@ class Annotation(NamedTuple):
     segments: Float[np.ndarray, "k 2"]
     labels: Int[np.ndarray, " k"]
     ambiguous: Float[np.ndarray, "a 2"] = np.zeros((0, 2))
-    """Where nobody can tell (THUMOS14's class Ambiguous); some protocols forgive detections there."""
+    """Ambiguous segments (THUMOS14's class Ambiguous); some protocols forgive detections there."""
 
 
 class Detections(NamedTuple):

@@ -1,8 +1,9 @@
-"""TFDS builder of ActivityNet 1.2 and 1.3 with the features that people have (`wsal_jax.data.layouts`).
+"""TFDS builder of ActivityNet 1.2 and 1.3 with published features (`wsal_jax.data.layouts`).
 
-Training videos train, validation videos test; those of the server's test subset have no annotations and are left out.
-Published: 1.2 has 4,819 and 2,383 videos, 7,151 and 3,582 instances of 100 classes (as W-TALC distributes it), 1.3 has
-9,032 and 4,427 of 13,913 and 6,836 of 200 classes. Some instances are empty or end after the video: see `bad_segments`.
+Testing uses the validation videos. Videos of the server's test subset have no annotations and are left out. As
+published, 1.2 has 4,819 training and 2,383 validation videos with 7,151 and 3,582 instances of 100 classes (in W-TALC's
+distribution); 1.3 has 9,032 and 4,427 videos with 13,913 and 6,836 instances of 200 classes. Some instances are empty
+or end after the video: see `bad_segments`.
 """
 
 from typing import Any
@@ -18,7 +19,7 @@ NUM_CLASSES = {"1.2": 100, "1.3": 200}
 
 
 def split_of(id: str, subset: str, subsets: set[str]) -> str | None:
-    """By the subset."""
+    """The split by subset."""
     return {True: "train", False: "test", None: None}[is_train(subset, subsets)]
 
 

@@ -1,14 +1,15 @@
-"""From the files of a benchmark, in any of the `layouts`, to checked videos: what `thumos14` and `activitynet` share.
+"""Reads and checks the files of a benchmark, in any of the `layouts`; shared by `thumos14` and `activitynet`.
 
-Published data are not clean, and their users do not agree on what to leave out. Nothing is corrected silently:
-- `bad_videos`: a video that is there twice, has annotations and no features or features and no annotations, or features
-  that cannot be used or end after it, is refused ("refuse": all of them are listed, nothing is built) or dropped
-  ("drop"). "keep" keeps those whose features end after them, as they are, and refuses the rest.
-- `durations`: a video lasts as long as its annotation says ("annotated") or as its features ("features"). The `gt.json`
-  of FTCL and ACM-Net takes every video for 30 frames per second, so that 13 of its 412 durations are 17 to 20 % short.
-- `bad_segments`: a segment that does not end after it starts, starts before 0, or ends more than a snippet after the
-  video, is kept as it was published ("keep"), dropped ("drop") or refused ("refuse").
-What is kept or dropped is listed too, on stderr.
+Published data are not clean, and papers leave out different parts. We correct nothing silently; options decide:
+- `bad_videos`: videos that occur twice, that have annotations but no features or features but no annotations, or whose
+  features are invalid or end after the video. "refuse" lists all of them and builds nothing; "drop" drops them; "keep"
+  keeps videos whose features end late, unchanged, and refuses the rest.
+- `durations`: the duration of a video is that of its annotation ("annotated") or of its features ("features"). The
+  `gt.json` of FTCL and ACM-Net assumes 30 frames per second for all videos, so 13 of its 412 durations are 17 to 20 %
+  too short.
+- `bad_segments`: segments that do not end after they start, start before 0, or end more than a snippet after the video
+  are kept as published ("keep"), dropped ("drop") or refused ("refuse").
+Videos and segments that are kept or dropped are listed on stderr.
 """
 
 import os
@@ -41,45 +42,47 @@ ARRAYS = (".npy", ".npz", ".pt", ".pth", ".pkl", ".csv", ".mat")
 
 
 class Options(NamedTuple):
-    """How a benchmark is read; see the module."""
+    """Options of reading a benchmark; see the module."""
 
     layout: str = "auto"
-    """One of `layouts.NAMES`, or what is found."""
+    """One of `layouts.NAMES`, or "auto" to detect it."""
     bad_videos: str = "refuse"
     bad_segments: str = "keep"
     durations: str = "annotated"
     exclude: tuple[str, ...] = ()
-    """Ids that are left out before anything is checked."""
+    """Ids that are left out before all checks."""
     fps: float | None = None
-    """Instead of the layout's frames per second; `stride` and `offset` (frames) likewise."""
+    """Replaces the layout's frames per second; likewise `stride` and `offset` (in frames)."""
     stride: float | None = None
     offset: float | None = None
     resized: bool = False
-    """The features of each video were resized, to 100 snippets for instance: they divide its duration equally."""
+    """Whether the features of each video were resized, for instance to 100 snippets, which divide its duration
+    equally."""
 
     def check(self) -> None:
-        """Raises an InputError for a choice that is not there."""
+        """Raises an InputError for an invalid choice."""
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InputError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
         if self.resized and self.durations == "features":
-            raise InputError("resized, durations='features': features that divide the duration do not tell it")
+            raise InputError("resized, durations='features': resized features do not tell the duration")
         for name in ("fps", "stride"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"{name}={getattr(self, name)}: must be positive")
 
 
 class Findings(NamedTuple):
-    """What is wrong with the videos of a folder, and which of them are of no use."""
+    """The problems of the videos of a folder."""
 
     flaws: Problems
     bad: set[str]
+    """Ids of the videos that cannot be used."""
     late: Problems
-    """Videos whose features end after them."""
+    """Videos whose features end after the video."""
     segments: Problems
-    """Those that cannot be right."""
+    """Segments that cannot be right."""
     short: Problems
-    """Videos whose features end early, which is said and no more."""
+    """Videos whose features end early, which is only reported."""
 
     def refuse(self, id: str, where: str, what: str) -> None:
         self.flaws.add(where, what)
@@ -89,13 +92,13 @@ class Findings(NamedTuple):
 def check(root: Path, benchmark: Benchmark, options: Options) -> Folder:
     """Reads and checks all annotations and features.
 
-    A video without a known duration lasts as long as its features, its last snippet ending half a stride after its
-    centre. Features that go on for more than two snippets and 5 % beyond a known duration are wrong: they show that
-    frame rate, stride, offset or duration are others. Those that end 10 % before it may show that too, or were cut;
-    that is told.
+    A video without a known duration has the duration of its features, whose last snippet ends half a stride after its
+    centre. Features must not exceed a known duration by more than two snippets and 5 %; otherwise frame rate, stride,
+    offset or duration are wrong. Features that end 10 % earlier may have the same cause or may be truncated; this is
+    only reported.
 
     Raises:
-      FolderError: everything that is wrong and not dropped or kept.
+      FolderError: all problems that are not dropped or kept.
     """
     options.check()
     layout, problems = layouts.choose(root, options.layout), Problems()
@@ -133,7 +136,7 @@ def check(root: Path, benchmark: Benchmark, options: Options) -> Folder:
 
 
 def _select(listing: Listing, options: Options, found: Findings) -> list[Source]:
-    """The videos that are not excluded, and that are there once."""
+    """The videos that are not excluded and occur once."""
     sources = [source for source in listing.sources if source.id not in options.exclude]
     for id in listing.missing:
         if id not in options.exclude:
@@ -150,7 +153,7 @@ def _select(listing: Listing, options: Options, found: Findings) -> list[Source]
 
 
 def _read(root: Path, sources: list[Source], found: Findings) -> list[tuple[Source, dict[str, Stream], int]]:
-    """The streams and the number of snippets of each video whose features are of use."""
+    """The streams and the number of snippets of each video with valid features."""
     read = []
     for source in tqdm(sources, desc=f"checking {root.name}", unit="video", disable=None):
         features = load(source, problems := Problems())
@@ -162,7 +165,7 @@ def _read(root: Path, sources: list[Source], found: Findings) -> list[tuple[Sour
 
 
 def _report(root: Path, options: Options, found: Findings) -> None:
-    """Raises a FolderError with what is refused, and tells what is kept or dropped."""
+    """Raises a FolderError with what is refused, and prints what is kept or dropped."""
     refused = []
     if options.bad_videos != "drop":
         refused += found.flaws.lines()
@@ -190,7 +193,7 @@ def _tell(what: str, lines: list[str]) -> None:
 
 
 def load(source: Source, problems: Problems) -> dict[str, Float[np.ndarray, "_ _"]]:
-    """The features of a video by stream; without those that have problems."""
+    """The valid features of a video, by stream."""
     try:
         raw = source.load()
     except InputError as error:
@@ -206,7 +209,7 @@ def load(source: Source, problems: Problems) -> dict[str, Float[np.ndarray, "_ _
 
 
 def _times(source: Source, length: int, sampling: Sampling, options: Options, found: Findings) -> Meta | None:
-    """Where the snippets of a video lie, and how long it lasts; None if it is of no use."""
+    """The sampling and duration of a video; None if the video cannot be used."""
     record, name = source.record, repr(source.id)
     fps = sampling.fps or record.fps
     if fps is None:
@@ -226,7 +229,7 @@ def _times(source: Source, length: int, sampling: Sampling, options: Options, fo
     if end - duration > max(2 * snippet, 0.05 * duration):
         where = f"{name} ({source.where}) has features up to {end:.1f} s, and lasts {duration:.1f} s"
         what = (
-            "the features end after the video: are fps, stride or offset others? Where the annotated durations are "
+            "the features end after the video: are fps, stride or offset wrong? If the annotated durations are "
             'wrong, give durations="features"; bad_videos="keep" keeps such videos as they are, "drop" drops them'
         )
         found.late.add(where, what, full=True)
@@ -240,7 +243,7 @@ def _times(source: Source, length: int, sampling: Sampling, options: Options, fo
 def _entry(
     source: Source, times: Meta, root: Path, classes: list[str], options: Options, found: Findings
 ) -> Entry | None:
-    """A video; None if it is of no use."""
+    """The checked video; None if it cannot be used."""
     record, name, snippet = source.record, repr(source.id), times.stride / times.fps
     if unknown := set(record.video_labels) - set(classes):
         found.refuse(source.id, name, f"has labels that are no classes of the benchmark: {sorted(unknown)[:5]}")
@@ -248,7 +251,7 @@ def _entry(
     if not record.video_labels and source.split == "train":
         found.refuse(source.id, name, "is a training video without any label")
         return None
-    # Without an annotated duration, the rest that fills no snippet is not known either.
+    # Without an annotated duration, the length of the rest after the last snippet is unknown too.
     annotated = record.duration and options.durations == "annotated"
     wrong = odd_segments(record, times.duration, snippet if annotated else 2 * snippet)
     for i, what in wrong:
@@ -272,16 +275,17 @@ def _entry(
 
 
 class BenchmarkBuilder(FolderBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """A benchmark's builder; a subclass says which, and adds what is special about it.
+    """The builder of a benchmark; a subclass chooses it and adds its special options.
 
     Args:
-      benchmark: what is known of it.
-      config: a name for it and for what the subclass has chosen.
-      manual_dir: the folder; TFDS's `<data_dir>/downloads/manual/<name>` by default.
-      exclude: see `Options`, as all other `options`.
+      benchmark: its properties.
+      config: a name for it and for the choices of the subclass.
+      manual_dir: the folder; by default TFDS's `<data_dir>/downloads/manual/<name>`.
+      exclude: see `Options`; likewise all other `options`.
+      data_dir: see TFDS; likewise `file_format` and `version`.
 
     Raises:
-      FolderError: on construction, with everything that is wrong with the folder.
+      FolderError: on construction, with all problems of the folder.
     """
 
     def __init__(
@@ -305,7 +309,7 @@ class BenchmarkBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
     def _files(self) -> Iterator[Path]:
         for path in self.root.rglob("*"):
             inside = self._built.is_relative_to(self.root.resolve()) and path.resolve().is_relative_to(self._built)
-            if path.suffix in TEXTS + ARRAYS and not inside:  # `inside`: what TFDS has built somewhere in the folder
+            if path.suffix in TEXTS + ARRAYS and not inside:  # `inside`: built by TFDS within the folder
                 yield path
 
     def _check(self) -> Folder:

@@ -1,5 +1,5 @@
-"""What builders have in common: they write videos as they come; those of a user's files check everything, build once,
-and notice changes."""
+"""Base classes of the TFDS builders. They write videos as they come; builders of user files check everything first,
+build once, and notice changes."""
 
 import fcntl
 import hashlib
@@ -28,13 +28,13 @@ TEXTS = (".json", ".txt")
 
 
 class Entry(NamedTuple):
-    """A checked video: where its features are, and all else that an example has."""
+    """A checked video: how to read its features, and all other fields of an example."""
 
     id: str
     load: Callable[[], dict[str, np.ndarray]]
     """Reads the features [n d] by stream, float16 or float32."""
     labels: list[str]
-    """The classes that occur, each once."""
+    """The classes of the video, each once."""
     segments: list[tuple[float, float]]
     """Seconds."""
     segment_labels: list[str]
@@ -44,26 +44,27 @@ class Entry(NamedTuple):
     offset: float
     duration: float
     counts: dict[str, int] | None = None
-    """How often each class occurs, of a video without segments; None: not known."""
+    """Number of instances of each class, for a video without segments; None if unknown."""
 
 
 class Folder(NamedTuple):
     """A checked folder."""
 
     streams: dict[str, Stream]
-    """What the features of each stream are like."""
+    """Dimension and dtype of each stream."""
     classes: list[str]
     videos: dict[str, list[Entry]]
-    """By split."""
+    """The videos of each split."""
 
 
 def streams_of(features: Mapping[str, Float[np.ndarray, "_ _"]]) -> dict[str, Stream]:
-    """What the features of a video are like."""
+    """Dimension and dtype of each stream of a video."""
     return {name: Stream(values.shape[1], values.dtype.name) for name, values in features.items()}
 
 
 def common_streams(videos: Sequence[Mapping[str, Stream]]) -> dict[str, Stream]:
-    """The streams of at least half of the videos, with the dimension of most, and float16 where all have it."""
+    """The streams that at least half of the videos have, with the most common dimension; float16 if all videos have
+    it."""
     common = {}
     for name in STREAMS:
         found = [video[name] for video in videos if name in video]
@@ -74,9 +75,9 @@ def common_streams(videos: Sequence[Mapping[str, Stream]]) -> dict[str, Stream]:
 
 
 def fingerprint(root: Path, files: Iterable[Path], chosen: Any = ()) -> str:
-    """A short hash of what a data set is made of: of what was chosen, and of files below the root.
+    """A short hash of the chosen options and of files below the root.
 
-    Of texts it sees the content, of arrays, which are large, names, sizes and times.
+    Texts enter with their content; arrays, which are large, with name, size and modification time.
     """
     parts = [chosen]
     for path in sorted(path for path in files if path.is_file()):
@@ -86,22 +87,22 @@ def fingerprint(root: Path, files: Iterable[Path], chosen: Any = ()) -> str:
 
 
 class StoredBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True):  # type: ignore[call-arg]
-    """A TFDS builder that keeps features apart from all else that is known of a video, see `store` and `examples`.
+    """A TFDS builder that stores features apart from the other fields of a video, see `store` and `examples`.
 
-    TFDS's own writer holds up to 1,000 MiB of examples to shuffle them, and needs TensorFlow beyond; this one writes
-    them as they come. A subclass gives `examples.metadata` to its `DatasetInfo`, and `_split_generators` the examples
-    in the order of their ids, each with its "features" by stream.
+    TFDS's own writer keeps up to 1,000 MiB of examples in memory to shuffle them, and needs TensorFlow for more; this
+    one writes them as they come. A subclass passes `examples.metadata` to its `DatasetInfo`, and its
+    `_split_generators` yields the examples in the order of their ids, each with its "features" by stream.
 
-    What is not built to its end lies in a folder called `incomplete.*`, which nothing reads and the next build of the
-    same data removes. Of several processes that build the same data at once, one does and the others wait for it.
+    An unfinished build lies in a folder called `incomplete.*`, which nothing reads and which the next build of the same
+    data removes. If several processes build the same data at once, one does and the others wait.
     """
 
     def download_and_prepare(self, **kwargs: Any) -> None:
-        """As of TFDS."""
+        """See TFDS."""
         with locked(Path(self.data_dir).parent) as alone:
             if Path(self.data_dir).exists():
                 store.check_seal(Path(self.data_dir))
-                self.info.read_from_directory(self.data_dir)  # another process may have built it in the meantime
+                self.info.read_from_directory(self.data_dir)  # another process may have built it meanwhile
             elif alone:
                 for left in Path(self.data_dir).parent.glob(f"incomplete.*_{Path(self.data_dir).name}"):
                     shutil.rmtree(left)
@@ -111,7 +112,7 @@ class StoredBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True
         splits = [self._write_split(*split) for split in self._split_generators(dl_manager).items()]
         self.info.set_splits(tfds.core.SplitDict(splits))
         self.info.download_size = dl_manager.downloaded_size
-        self.info.write_to_directory(self.data_dir)  # TFDS does so again, with the same content
+        self.info.write_to_directory(self.data_dir)  # TFDS writes it again, with the same content
         store.seal(Path(self.data_dir))
         return splits
 
@@ -131,7 +132,7 @@ class StoredBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Waits for the other processes that hold the folder; False on a file system that has no locks."""
+    """Locks a folder, waiting for other processes; yields False if the file system has no locks."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -146,20 +147,20 @@ def locked(folder: Path) -> Iterator[bool]:
 
 
 class FolderBuilder(StoredBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """A TFDS builder of files that are the user's.
+    """A TFDS builder of the user's files.
 
-    What is built is kept under a config name made of a readable name and a fingerprint of files and options: of changed
-    data, a new builder builds anew, and what was built before stays. Files are checked where they are not yet built.
+    Its config name consists of a readable name and a fingerprint of files and options. For changed data, a new builder
+    therefore builds again and keeps the previous build. Files are checked only if they are not built yet.
     """
 
     def __init__(self, *, root: Path, prefix: str = "", chosen: Any = (), **kwargs: Any):
-        """Makes the builder; a subclass sets `_original_state`, its own arguments, which TFDS pickles.
+        """Makes the builder; a subclass sets `_original_state` to its own arguments, which TFDS pickles.
 
         Args:
           root: the user's folder.
-          prefix: of the readable name, which ends with that of the folder.
+          prefix: prefix of the readable name, which ends with the name of the folder.
           chosen: the options on which the data depend.
-          **kwargs: TFDS's own.
+          **kwargs: arguments of TFDS.
         """
         self.root, self._chosen = root, chosen
         self._checked: Folder | None = None
@@ -170,25 +171,25 @@ class FolderBuilder(StoredBuilder, skip_registration=True):  # type: ignore[call
 
     @abstractmethod
     def _files(self) -> Iterable[Path]:
-        """All files of the user's that the data are made of."""
+        """All user files that the data are built from."""
 
     @abstractmethod
     def _check(self) -> Folder:
-        """Reads all files once; raises a FolderError with everything that is wrong."""
+        """Reads all files once; raises a FolderError with all problems."""
 
     def _take_fingerprint(self) -> str:
-        """Of the files as they are now."""
+        """The fingerprint of the current files."""
         return fingerprint(self.root, self._files(), self._chosen)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = metadata = None  # TFDS reads them from what is built
+        features = metadata = None  # TFDS reads them from the built data
         if not self.is_prepared():
             self._checked = self._check()
             features, metadata = examples.features(self._checked.classes), examples.metadata(self._checked.streams)
         return tfds.core.DatasetInfo(builder=self, description=type(self).__doc__, features=features, metadata=metadata)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        folder = self._checked or self._check()  # built before, and to be built again
+        folder = self._checked or self._check()  # data that are built but are to be built again
         return {split: self._generate_examples(folder.videos[split]) for split in SPLITS}
 
     def _generate_examples(self, videos: list[Entry]):

@@ -1,8 +1,8 @@
-"""Highlight annotations, of YouTube Highlights: clips of a video, each a highlight of the video's activity or not.
+"""Highlight annotations as in YouTube Highlights: whether each clip of a video is a highlight of its activity.
 
 `clips.json` beside the `gt.json` of a feature folder has
 `{<video>: {"domain": class name, "match": [...], "clip_frames": [[first, last], ...]}}`: for each clip 1 (highlight), 0
-(unclear) or -1 (none), and from which frame to which it goes.
+(unclear) or -1 (no highlight), and its first and last frame.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from wsal_jax.types import Meta, Scores
 
 
 class Clips(NamedTuple):
-    """Of one video."""
+    """The clips of one video."""
 
     domain: str
     label: int
@@ -26,10 +26,10 @@ class Clips(NamedTuple):
 
 
 def read(root: Path, class_names: list[str]) -> dict[str, Clips]:
-    """The clips by video id; none if there is no `clips.json`.
+    """The clips by video id; empty if there is no `clips.json`.
 
     Raises:
-      FolderError: everything that is wrong with it.
+      FolderError: the file is invalid; all problems are listed.
     """
     path, problems, clips = root / "clips.json", Problems(), {}
     if not path.exists():
@@ -59,6 +59,6 @@ def read(root: Path, class_names: list[str]) -> dict[str, Clips]:
 
 
 def clip_scores(scores: Scores, meta: Meta, clips: Clips) -> Float[np.ndarray, " k"]:
-    """The class activation of the domain at the middle of each clip, linear between the snippets around it."""
+    """The class activation of the domain at the middle of each clip, interpolated linearly between snippets."""
     middle = seconds_to_snippet(clips.frames.mean(axis=1) / meta.fps, meta)
     return np.interp(middle, np.arange(len(scores.cas)), scores.cas[:, clips.label]).astype(np.float64)

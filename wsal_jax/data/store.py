@@ -1,15 +1,15 @@
-"""How the features of a data set lie on disk, beside TFDS's files, which hold all else that is known of a video.
+"""The format of features on disk, beside TFDS's files, which hold all other fields of a video.
 
 `features-<split>-<stream>-<shard>.rows` has the rows of one stream, one per snippet, video after video, in the order of
-their ids. A row is the d features in the type in which they came (float16 or float32, little endian) and the CRC-32 of
-these bytes; `np.fromfile(path, row_type(stream))` reads a file whole. So a model reads the bytes of its own streams
-only, and sampled snippets without the rest of their video; a row that is damaged is noticed when it is read. All
-streams begin a new shard at the same video, where the next one would make a file larger than `SHARD_BYTES`.
+the ids. A row is the d features in their original dtype (float16 or float32, little endian) and the CRC-32 of these
+bytes; `np.fromfile(path, row_type(stream))` reads a whole file. A model therefore reads only its own streams, and only
+the sampled snippets of a video. Reading a damaged row raises an error. All streams start a new shard at the same video,
+before a file would exceed `SHARD_BYTES`.
 
-`SHA256SUMS` has the digest of every small file, in the form of the program `sha256sum`, and at last its own.
+`SHA256SUMS` has the digest of every small file, in the format of the program `sha256sum`, and at the end its own.
 
-Why not records of ArrayRecord: 60 videos of 1,000 x 1,024 float16, from the page cache of a busy machine of two cores,
-in milliseconds per video:
+Alternatives are records of ArrayRecord. Milliseconds per video, for 60 videos of 1,000 x 1,024 float16 in the page
+cache of a busy machine with two cores:
 
                                          whole video   20 snippets   file / features
     a record per video, compressed               6.6          4.2           0.92
@@ -35,7 +35,7 @@ SUMS = "SHA256SUMS"
 
 
 class Stream(NamedTuple):
-    """What the features of a stream are like."""
+    """Dimension and dtype of the features of a stream."""
 
     dim: int
     dtype: str
@@ -43,17 +43,17 @@ class Stream(NamedTuple):
 
 
 class Store(NamedTuple):
-    """The features of a split, which stay on disk until they are read."""
+    """The features of a split on disk."""
 
     folder: Path
     split: str
     streams: Mapping[str, Stream]
     shards: Int[np.ndarray, " v"]
-    """In which shard each video is."""
+    """The shard of each video."""
     rows: Int[np.ndarray, " v"]
-    """Its first row there."""
+    """The first row of each video in its shard."""
     lengths: Int[np.ndarray, " v"]
-    """Its number of snippets."""
+    """The number of snippets of each video."""
 
 
 def row_type(stream: Stream) -> np.dtype:
@@ -68,11 +68,11 @@ def path_of(folder: Path, split: str, stream: str, shard: int | np.integer) -> P
 
 
 Write = Callable[[Mapping[str, Float[np.ndarray, "_ _"]]], tuple[int, int]]
-"""Writes the features [n d] of the next video; returns its shard and its first row there."""
+"""Writes the features [n d] of the next video; returns its shard and its first row."""
 
 
 def writer(folder: Path, split: str, streams: Mapping[str, Stream]) -> Write:
-    """Writes the features of a split as they come into an empty folder; it holds no more than those of one video."""
+    """Writes the features of a split into an empty folder, video by video; only one video is in memory."""
     row_bytes = max(row_type(stream).itemsize for stream in streams.values())
     shard, rows = 0, 0
 
@@ -100,10 +100,16 @@ def _crc32(features: Float[np.ndarray, "n d"]) -> Int[np.ndarray, " n"]:
 def read(
     store: Store, video: int | np.integer, stream: str, snippets: Int[np.ndarray, " t"] | None = None
 ) -> Float[np.ndarray, "_ d"]:
-    """The features of a video in the type in which they are stored: of all its snippets, or of those given.
+    """The features of a video in their stored dtype.
+
+    Args:
+      store: the split.
+      video: index of the video.
+      stream: name of the stream.
+      snippets: the snippets to read; all if None.
 
     Raises:
-      InputError: the file is damaged, cut off or gone; it says which.
+      InputError: a file is damaged, truncated or missing; the message names it.
     """
     kind, n, first = row_type(store.streams[stream]), store.lengths[video], int(store.rows[video])
     path = path_of(store.folder, store.split, stream, store.shards[video])
@@ -124,7 +130,7 @@ def read(
 
 
 def _read_rows(path: Path, kind: np.dtype, rows: Int[np.ndarray, " t"]) -> np.ndarray:
-    """Some rows of a file; those up to the first that is not there."""
+    """Some rows of a file, up to the first missing one."""
     packed = np.empty(len(rows), kind)
     with path.open("rb", buffering=0) as file:
         for i, row in enumerate(rows):
@@ -134,12 +140,12 @@ def _read_rows(path: Path, kind: np.dtype, rows: Int[np.ndarray, " t"]) -> np.nd
 
 
 def damaged(path: Path, why: str) -> InputError:
-    """What to say of a file that was built and is no longer as it was."""
+    """The error for a built file that has changed."""
     return InputError(f"{path.parent}: {path.name} is damaged ({why}): remove this folder, and it is built anew")
 
 
 def check_sizes(store: Store) -> None:
-    """Raises an InputError for a file of features that is missing, or has another size than it was built with."""
+    """Raises an InputError for a file of features that is missing or has changed its size."""
     for shard in np.unique(store.shards):
         rows = (store.rows + store.lengths)[store.shards == shard].max()
         for name, stream in store.streams.items():
@@ -150,14 +156,14 @@ def check_sizes(store: Store) -> None:
 
 
 def seal(folder: Path) -> None:
-    """Writes the digests of all small files of a folder, which is complete but for this file."""
+    """Writes the digests of all small files of a folder that is complete except for this file."""
     files = sorted(path for path in folder.iterdir() if path.suffix != ".rows" and path.name != SUMS)
     lines = "".join(f"{_digest(path.read_bytes())}  {path.name}\n" for path in files)
     (folder / SUMS).write_text(f"{lines}{_digest(lines.encode())}  {SUMS}\n")
 
 
 def check_seal(folder: Path) -> None:
-    """Raises an InputError for a small file that is missing or no longer as it was built."""
+    """Raises an InputError for a small file that is missing or has changed."""
     path = folder / SUMS
     try:
         *lines, last = path.read_bytes().splitlines(keepends=True)

@@ -1,15 +1,15 @@
 """Synthetic two-stream features of untrimmed videos: the built-in data set, a generative model.
 
-**Scores on it are not scores on THUMOS14 or ActivityNet**: only the statistics of the segments resemble those.
+**Scores on it are not scores on THUMOS14 or ActivityNet**: only the statistics of its segments are similar.
 
-Timeline of one video, in continuous seconds. Its k instances (k - 1 is negative binomial) have log-normal lengths and
+Timeline of one video, in continuous seconds. Its k instances (k - 1 is negative binomial) have log-normal lengths, with
 gaps of background between them. Each has an *onset*, a salient *core* and an *offset*. Shots cover the video: *home*
 shots show the scene of the video's first class before, during and after the instances; *cutaways* lie within gaps and
-show any scene. Two classes share each home scene; they are the likely pair in a video of two classes. *Movements*, of
-kinds that all classes share, happen at any time.
+show any scene. Two classes share each home scene; they are the likely pair in a video of two classes. *Movements*
+happen at any time; all classes share their kinds.
 
-Features of snippet t in one stream, a vector of d. A snippet is 16 frames, the next one follows without overlap; the
-angle brackets are the mean over its time of what is visible, so a snippet at a boundary mixes both sides:
+Features of snippet t in one stream, a vector of d numbers. Snippets are 16 frames each, without overlap. Angle brackets
+denote the mean over the time of the snippet, so a snippet at a boundary mixes both sides:
 
     x_t = scale softplus(mu + h_t)                             ReLU and average pooling: non-negative and skewed
     h_t =   < scene S_z + place W + view V_r + props P >       shot r of scene z; W, P only in home shots, P not in all
@@ -19,13 +19,13 @@ angle brackets are the mean over its time of what is visible, so a snippet at a 
           + noise (D_t + E_t / 2)                              drift: AR(1) with coefficient DRIFT; white noise
 
 The prototypes S, A, M and the props of each class are standard normal and fixed; P is the mean of the props of the
-video's classes. W (per video), V (per shot), U (per instance), D and E (per snippet) are standard normal and new in
-each video; gains g are log-normal. Home shots without an instance are thus context: same scene, same props, no action.
-Onsets and offsets show less of their class, and motion that other classes and the background show too. The weights
-(`STREAMS`) make RGB tell scenes and flow tell motion.
+video's classes. W (per video), V (per shot), U (per instance), D and E (per snippet) are standard normal and drawn
+anew for each video; gains g are log-normal. Home shots without an instance are therefore context: same scene, same
+props, no action. Onsets and offsets show less of their class, and motion that also occurs in other classes and in the
+background. With the weights in `STREAMS`, RGB shows mainly scenes and flow mainly motion.
 
-Every video has a random generator of its own, seeded by config, split and number, so building twice gives the same
-bytes; on another kind of CPU the last bits of a feature can differ.
+Every video has its own random generator, seeded by config, split and number, so two builds give the same bytes; on
+another kind of CPU the last bits of a feature can differ.
 """
 
 import dataclasses
@@ -40,11 +40,11 @@ from wsal_jax.data.builder import StoredBuilder
 from wsal_jax.data.store import Stream
 
 STRIDE = 16.0
-"""Frames of a snippet, and from one to the next; the centre of snippet 0 is frame STRIDE / 2."""
+"""Frames per snippet, and between consecutive snippets; the centre of snippet 0 is frame STRIDE / 2."""
 MIN_GAP = 1.0
-"""Seconds between two instances, and before the first and after the last, at least."""
+"""Minimum background between two instances, before the first and after the last, in seconds."""
 KINDS = 8
-"""Kinds of shared motion."""
+"""Number of kinds of shared motion."""
 WEAK = 0.5
 """Evidence of the class in onset and offset; 1 in the core."""
 DRIFT = 0.9
@@ -61,25 +61,25 @@ class Config(tfds.core.BuilderConfig):
 
     classes: int
     videos: dict[str, int]
-    """Per split."""
+    """Number of videos per split."""
     instances: float
-    """Mean number per video."""
+    """Mean number of instances per video."""
     median: float
-    """Length of an instance, seconds."""
+    """Median length of an instance, in seconds."""
     spread: float
-    """Standard deviation of the logarithm of the length."""
+    """Standard deviation of the log length of an instance."""
     background: float
-    """Fraction of all time."""
+    """Fraction of the time that is background."""
     two_classes: float
-    """Fraction of videos."""
+    """Fraction of videos with two classes."""
     noise: float = 1.0
-    """Multiplies the noise of each stream; set once, see the numbers in the docstring of `SyntheticUntrimmed`."""
+    """Factor on the noise of each stream; set once, see `SyntheticUntrimmed`."""
     dim: int = 128
-    """Of each stream's features (I3D has 1024)."""
+    """Dimension of the features of each stream (I3D has 1024)."""
 
 
 class Timeline(NamedTuple):
-    """What happens in a video, and when; times in seconds."""
+    """The events of a video; times in seconds."""
 
     fps: float
     duration: float
@@ -93,7 +93,7 @@ class Timeline(NamedTuple):
 
 
 def timeline(config: Config, split: str, index: int) -> Timeline:
-    """Samples the timeline of a video; it depends on nothing but the arguments."""
+    """Samples the timeline of a video, which depends only on the arguments."""
     rng = _rng(config, split, index, "timeline")
     first = index % config.classes
     k = 1 + rng.poisson(rng.gamma(2.0, (config.instances - 1) / 2))
@@ -136,7 +136,7 @@ def timeline(config: Config, split: str, index: int) -> Timeline:
 
 
 def visible(spans: Float[np.ndarray, "k 2"], n: int, fps: float) -> Float[np.ndarray, "n k"]:
-    """The fraction of the time of each of n snippets that lies in each span (seconds)."""
+    """The fraction of the time of each of n snippets that lies in each span (in seconds)."""
     edges = np.arange(n + 1)[:, None] * STRIDE / fps
     both = np.minimum(edges[1:], spans[:, 1]) - np.maximum(edges[:-1], spans[:, 0])
     return both.clip(0) * fps / STRIDE
@@ -145,7 +145,7 @@ def visible(spans: Float[np.ndarray, "k 2"], n: int, fps: float) -> Float[np.nda
 def world(config: Config) -> dict[str, dict[str, Float[np.ndarray, "..."]]]:
     """The prototypes of each stream: `mu` [d]; `scene`, `action` and `props` [c d]; `motion` [KINDS d].
 
-    Class c has the home scene c // 2; the other half of the scenes are only cut to.
+    Class c has the home scene c // 2; the other half of the scenes occurs only in cutaways.
     """
     shapes = dict(mu=(), scene=(config.classes,), action=(config.classes,), props=(config.classes,), motion=(KINDS,))
     return {
@@ -157,13 +157,13 @@ def world(config: Config) -> dict[str, dict[str, Float[np.ndarray, "..."]]]:
 
 
 def stage_kinds(config: Config) -> Int[np.ndarray, "c 2"]:
-    """The kinds of motion in the onset and in the offset of each class."""
+    """The kinds of motion in the onset and the offset of each class."""
     return _rng(config, "kinds").integers(KINDS, size=(config.classes, 2))
 
 
 def render(config: Config, line: Timeline, rng: np.random.Generator) -> dict[str, Float[np.ndarray, "n d"]]:
-    """The features of each stream, float32, of the snippets that lie wholly inside the video."""
-    from scipy.signal import lfilter  # takes a second to import, and is wanted only to build
+    """The features of each stream, float32, for the snippets that lie entirely inside the video."""
+    from scipy.signal import lfilter  # takes a second to import and is needed only to build
 
     n = max(int(line.duration * line.fps / STRIDE), 1)
     show = lambda spans: visible(spans, n, line.fps).astype(np.float32)  # noqa: E731
@@ -200,16 +200,16 @@ def render(config: Config, line: Timeline, rng: np.random.Generator) -> dict[str
 
 
 def _rng(config: Config, *what: str | int) -> np.random.Generator:
-    """A generator of its own for each config, split, video and purpose."""
+    """A separate generator for each config, split, video and purpose."""
     return np.random.default_rng(list("/".join(map(str, (config.name, *what))).encode()))
 
 
 class SyntheticUntrimmed(StoredBuilder):
     """The data set: configs `thumos`, `activitynet`, and `tiny` for tests.
 
-    The difficulty was set once, by what two linear classifiers score on the test videos and by nothing else, least of
-    all by a weak method: joint streams, mAP@.5 of supervised snippets within 55 to 75 and video mAP over 90. What
-    `python -m wsal_jax.difficulty --dataset=synthetic_untrimmed/thumos` (and `/activitynet`) prints:
+    We set the difficulty once, by the scores of two linear classifiers on the test videos, without using any weak
+    method. The targets for joint streams were mAP@.5 of supervised snippets within 55 to 75 and video mAP over 90.
+    Output of `python -m wsal_jax.difficulty --dataset=synthetic_untrimmed/thumos` (and `/activitynet`):
 
                      supervised snippets, mAP@.5     mean pooling, video mAP
                       rgb    flow   rgb+flow          rgb    flow   rgb+flow

@@ -1,18 +1,18 @@
-"""TFDS builder of THUMOS14's temporal annotations with the features that people have (`wsal_jax.data.layouts`).
+"""TFDS builder of THUMOS14's temporal annotations with published features (`wsal_jax.data.layouts`).
 
-Validation videos train, test videos test: 200 and 212 videos, 3,007 and 3,358 instances of 20 classes. What is odd
-about them is not corrected, but can be chosen:
+Training uses the validation videos, testing the test videos: 200 and 212 videos, 3,007 and 3,358 instances of 20
+classes. We do not correct odd data; options choose how to treat them:
 
-`videos`, whose list of test videos:
-  "all"       what the layout has.
-  "w_talc"    without 1292, which has ambiguous segments only: 212 videos, 3,358 instances.
-  "opentad"   without 270 (annotated up to 713.7 s, and lasts 176.2 s) and 1292: 211 videos.
-  "bas_net"   without 270, 1292 and 1496: 210 videos, 3,311 instances; also of STPN's reproductions, DGAM, UM, CoLA...
+`videos`, the list of test videos:
+  "all"       all videos of the layout.
+  "w_talc"    without 1292, which has only ambiguous segments: 212 videos, 3,358 instances.
+  "opentad"   without 270 (it lasts 176.2 s but is annotated up to 713.7 s) and 1292: 211 videos.
+  "bas_net"   without 270, 1292 and 1496: 210 videos, 3,311 instances; used by STPN's reproductions, DGAM, UM, CoLA...
 `diving`: every instance of CliffDiving is also one of Diving, with the same times.
   "both"      as published.
   "cliff_only"  such an instance is CliffDiving only.
-Segments that end after their video (validation 364 and 856; test 270, 814 and 1081) are a case of `bad_segments`,
-ambiguous segments are stored beside the others, for the evaluation protocols that know what to do with them.
+The option `bad_segments` covers segments that end after their video (validation 364 and 856; test 270, 814 and 1081).
+Ambiguous segments are stored separately, for the evaluation protocols that use them.
 """
 
 from typing import Any
@@ -51,7 +51,7 @@ DIVING = ("both", "cliff_only")
 
 
 def split_of(id: str, subset: str, subsets: set[str]) -> str | None:
-    """By the id where it is THUMOS14's: its "validation" is for training, and files disagree on what they call it."""
+    """The split by THUMOS14's id, otherwise by subset: we train on "validation", which files name differently."""
     if id.startswith("video_validation_"):
         return "train"
     if id.startswith("video_test_"):
@@ -63,7 +63,7 @@ BENCHMARK = Benchmark("thumos14", CLASSES, len(CLASSES), split_of)
 
 
 class Thumos14(BenchmarkBuilder):
-    """THUMOS14; `wsal_jax.data.thumos14` says what the options are."""
+    """THUMOS14; see `wsal_jax.data.thumos14` for the options."""
 
     VERSION = tfds.core.Version("2.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Features and annotations, in one of the layouts of wsal_jax.data.layouts."
@@ -87,7 +87,7 @@ class Thumos14(BenchmarkBuilder):
 
 
 def _cliff_only(entry: Any) -> Any:
-    """The video without the instances of Diving that are CliffDiving."""
+    """The video without the instances of Diving that are also CliffDiving."""
     cliff = {times for times, label in zip(entry.segments, entry.segment_labels) if label == "CliffDiving"}
     left = [
         (times, label)

@@ -1,4 +1,4 @@
-"""Foreign files, read without running anything that is in them.
+"""Readers of foreign files, which never execute anything in them.
 
-`arrays.read` reads an array file of any kind; `annotations` and `tensorflow_checkpoint` read what their names say.
+`arrays.read` reads array files of any kind; `annotations`, `submissions` and `tensorflow_checkpoint` read the others.
 """

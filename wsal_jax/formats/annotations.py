@@ -1,7 +1,7 @@
-"""Annotations in the forms in which they are published, each read into the same records, as they are: in seconds.
+"""Readers of annotations in all published formats, which return the same records. Times are in seconds.
 
-Nothing is corrected here. What can be read and is odd all the same (a segment that ends before it starts, or after the
-video) is found by `odd_segments`, and it is for the caller to say what becomes of it.
+They correct nothing. `odd_segments` finds odd segments (which end before they start, or after the video), and the
+caller decides what to do with them.
 """
 
 import reprlib
@@ -16,19 +16,19 @@ from wsal_jax.formats.checks import AMBIGUOUS, Problems, check_id, is_plain, num
 from wsal_jax.types import InputError
 
 CLASS_FILES = ("[A-Z]*_val.txt", "[A-Z]*_test.txt")
-"""Patterns of the names of THUMOS14's text files."""
+"""Name patterns of THUMOS14's text files."""
 
 
 class Record(NamedTuple):
-    """What an annotation says of one video."""
+    """The annotation of one video."""
 
     subset: str = ""
     segments: tuple[tuple[float, float], ...] = ()
     labels: tuple[str, ...] = ()
-    """Of each segment."""
+    """The class name of each segment."""
     ambiguous: tuple[tuple[float, float], ...] = ()
     video_labels: tuple[str, ...] = ()
-    """The classes of the whole video, each once: those of its segments, and those that are known without segments."""
+    """The classes of the video, each once: those of its segments, and those known without segments."""
     duration: float | None = None
     fps: float | None = None
 
@@ -36,9 +36,9 @@ class Record(NamedTuple):
 def is_train(subset: str, subsets: set[str]) -> bool | None:
     """Whether a video of this subset is for training (True), for testing (False), or neither (None).
 
-    Names are compared without case. "train" and "training" train. "val" and "validation" test, and so does "test" in
-    files that have no subset of those names (BaS-Net and its successors); else "test", and "testing" always, is the
-    server's, whose annotations nobody has.
+    Case does not matter. "train" and "training" are for training, "val" and "validation" for testing. "test" is for
+    testing only in files without "val" or "validation" (BaS-Net and its successors). Otherwise "test", and always
+    "testing", is the server's test set, whose annotations are not public.
     """
     subset, subsets = subset.lower(), {name.lower() for name in subsets}
     if subset in ("train", "training"):
@@ -49,14 +49,15 @@ def is_train(subset: str, subsets: set[str]) -> bool | None:
 
 
 def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
-    """ActivityNet's JSON and what became of it: `{"database": {<video>: {"subset", "duration", "annotations"}}}`.
+    """ActivityNet's JSON and its variants: `{"database": {<video>: {"subset", "duration", "annotations"}}}`.
 
-    Times may be strings of numbers (BaS-Net); `fps`, or `frame` (how many there are), gives the frame rate
-    (ActionFormer, OpenTAD); `labels` are the classes of a video without annotations; an annotation without a segment
-    says that the class occurs, and no more (A2CL-PT); a segment of the label "Ambiguous"
-    is ambiguous, and so are those by video in `set_ambiguous` beside the database (A2CL-PT).
-
-    MMAction2's file is the database alone, without subsets, and calls the duration `duration_second`.
+    - Times may be strings of numbers (BaS-Net).
+    - `fps`, or `frame` (the number of frames), gives the frame rate (ActionFormer, OpenTAD).
+    - `labels` are the classes of a video without annotations.
+    - An annotation without a segment says only that the class occurs (A2CL-PT).
+    - Segments with the label "Ambiguous" are ambiguous, and so are those in `set_ambiguous` beside the database
+      (A2CL-PT), by video.
+    - MMAction2's file is the bare database, without subsets; its `duration_second` is the duration.
     """
     content = read_json(path, problems)
     if content is None:
@@ -120,7 +121,7 @@ def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
 
 
 def _positive(video: Mapping[str, Any], key: str, where: str, problems: Problems) -> float | None:
-    """A number of a video, None where it is not given."""
+    """A positive number of a video; None if it is missing."""
     if video.get(key) is None:
         return None
     value = number(video[key])
@@ -131,12 +132,12 @@ def _positive(video: Mapping[str, Any], key: str, where: str, problems: Problems
 
 
 def read_w_talc(folder: Path, problems: Problems) -> list[tuple[str, Record]]:
-    """W-TALC's folder of NumPy files, as (id, record) in their order, which is that of the features.
+    """W-TALC's folder of NumPy files, as (id, record) in file order, which is also the order of the features.
 
-    `videoname`, `subset`, `segments`, `labels` (of the segments), `labels_all` (of the videos), `duration` (seconds)
-    and `original_fps`, all of one length, as bytes or str, pickled or not (no pickle is executed); and
-    `Ambiguous_<subset>.txt`. The last three of the arrays may be absent. `labels_all`, which is wrong for some videos,
-    counts only where a video has no segments.
+    The arrays are `videoname`, `subset`, `segments`, `labels` (of the segments), `labels_all` (of the videos),
+    `duration` (seconds) and `original_fps`, all of one length, with bytes or str, pickled or not (no pickle is
+    executed). The last three are optional. `labels_all` is wrong for some videos, so it is used only for videos without
+    segments. `Ambiguous_<subset>.txt` has ambiguous segments.
     """
     columns: dict[str, Any] = {}
     for name in ("videoname", "subset", "segments", "labels", "labels_all", "duration", "original_fps"):
@@ -189,12 +190,12 @@ def read_w_talc(folder: Path, problems: Problems) -> list[tuple[str, Record]]:
 
 
 def _text(value: Any) -> str:
-    """Python 2 pickles hold bytes where Python 3 has str."""
+    """Converts to str; Python 2 pickles hold bytes where Python 3 has str."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def read_times(path: Path, problems: Problems) -> list[tuple[str, tuple[float, float]]]:
-    """THUMOS14's text files: `<video> <start> <end>` a line, in seconds, any number of spaces between."""
+    """THUMOS14's text files: one `<video> <start> <end>` per line, in seconds, separated by spaces."""
     found = []
     for line in read_lines(path, problems):
         words = line.split()
@@ -229,9 +230,9 @@ def read_thumos_text(folder: Path, problems: Problems) -> dict[str, Record]:
 
 
 def odd_segments(record: Record, duration: float, tolerance: float) -> list[tuple[int, str]]:
-    """The segments, by index, that cannot be right, and why.
+    """The indices of impossible segments, and the reasons.
 
-    They end before or when they start, start before 0, or reach more than `tolerance` seconds beyond `duration`.
+    Such segments do not end after they start, start before 0, or end more than `tolerance` seconds after `duration`.
     """
     odd = []
     for i, (start, end) in enumerate(record.segments):

@@ -1,14 +1,14 @@
-"""Users' arrays, as NumPy, Python and PyTorch write them: `.npy`, `.npz`, `.pkl`, `.pt` and `.csv`.
+"""Users' array files, as written by NumPy, Python and PyTorch: `.npy`, `.npz`, `.pkl`, `.pt` and `.csv`.
 
-`np.load(allow_pickle=True)`, `pickle.load` and older versions of `torch.load` run whatever a file asks for. Here a
-pickle is only data, a finite tree of arrays, numbers and text (see `pickles`). Shapes are checked against the bytes
-that are there, and sizes against the limits, before memory is taken.
+`np.load(allow_pickle=True)`, `pickle.load` and older versions of `torch.load` execute code from the file. Here a pickle
+is only data, a finite tree of arrays, numbers and text (see `pickles`). Shapes are checked against the size of the
+data, and sizes against the limits, before memory is allocated.
 
-Arrays are views on the file where they can be, read-only, so a large file opens at once; do not change it meanwhile.
-What must be taken into memory (compressed arrays, text, the objects around arrays) has a limit of its own,
-`files.MEMORY`. Members of zip files (`.npz`, `.pt`) are checked against their checksums, which reads them once.
+Where possible, arrays are read-only views on the file, so a large file opens at once; do not change it meanwhile. Data
+that must be in memory (compressed arrays, text, the objects around arrays) have their own limit, `files.MEMORY`.
+Members of zip files (`.npz`, `.pt`) are checked against their checksums, which reads them once.
 
-Whatever is wrong with a file is an InputError that names it.
+Any problem with a file raises an InputError that names the file.
 """
 
 import os
@@ -35,16 +35,16 @@ _READERS: dict[str, Callable[[Path, int], Any]] = {
 
 
 def read(path: Path, limit: int = LIMIT) -> Any:
-    """What a file holds, read by the function for the suffix of its name.
+    """Reads a file with the reader for its suffix.
 
     Args:
       path: the file.
-      limit: bytes that its arrays may have together.
+      limit: the largest total size of its arrays, in bytes.
 
     Raises:
-      InputError: the file is missing, damaged, of another kind, over the limit, or asks for something to be run.
+      InputError: the file is missing, damaged, of another kind, over the limit, or tries to execute something.
     """
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in _READERS:
-        raise InputError(f"{path} is no file of arrays by its name: it must end in {', '.join(_READERS)}")
+        raise InputError(f"{path} is not an array file by its name: it must end in {', '.join(_READERS)}")
     return _READERS[suffix](path, limit)

@@ -1,4 +1,4 @@
-"""What the readers of users' files share: problems are collected, and all of them told at once."""
+"""Checks for the readers of users' files. They collect all problems and report them at once."""
 
 import gzip
 import json
@@ -18,11 +18,11 @@ from wsal_jax.text import cut
 from wsal_jax.types import InputError, some
 
 AMBIGUOUS = "Ambiguous"
-"""The label of THUMOS14's segments that may or may not be an action; it is not a class."""
+"""The label of THUMOS14's ambiguous segments; it is not a class."""
 
 
 class FolderError(InputError):
-    """What is wrong with a user's folder or file: all of it in `problems`, the first 20 in the message."""
+    """Problems with a user's folder or file: all in `problems`, the first 20 in the message."""
 
     def __init__(self, root: str | os.PathLike, problems: list[str]):
         self.root, self.problems = root, problems
@@ -34,20 +34,20 @@ class FolderError(InputError):
 
 
 class Problems(dict[str, list[str]]):
-    """What is wrong -> where it is."""
+    """Maps each problem to the places where it occurs."""
 
     def __init__(self):
         super().__init__()
         self._full: set[str] = set()
 
     def add(self, where: str, what: str, full: bool = False):
-        """`full`: all places are to be told, not only the first three."""
+        """Adds a problem; with `full`, messages list all of its places, not only the first three."""
         self.setdefault(what, []).append(where)
         if full:
             self._full.add(what)
 
     def lines(self) -> list[str]:
-        """One line per thing wrong; a thing that is wrong everywhere must not hide the rest."""
+        """One line per problem, so that a frequent problem does not hide the others."""
         lines = []
         for what, where in self.items():
             most = len(where) if what in self._full else 3
@@ -56,12 +56,12 @@ class Problems(dict[str, list[str]]):
 
 
 def is_plain(name: Any) -> bool:
-    """Whether a name survives files of one name a line, terminals and UTF-8."""
+    """Whether a name can be written to a file with one name per line, to terminals and as UTF-8."""
     return isinstance(name, str) and name != "" and name.isprintable() and name == name.strip()
 
 
 def check_id(id: Any, where: str, problems: Problems) -> bool:
-    """Ids only ever look up files that were found, so a bad one opens nothing; it is still refused as what it is."""
+    """Whether an id is valid. A bad id could not open any file, because ids only select files that were found."""
     good = is_plain(id) and id not in (".", "..") and not set(id) & set("/\\")
     if not good:
         what = 'is no video id: it must be a file name without "/", "\\", control characters or spaces around it'
@@ -70,7 +70,7 @@ def check_id(id: Any, where: str, problems: Problems) -> bool:
 
 
 def number(value: Any) -> float:
-    """A number or a string of one; NaN for everything else, infinity included, and for "1_000" and "١٢"."""
+    """The value of a number or of its string; NaN for everything else, including infinity, "1_000" and "١٢"."""
     try:
         good = not isinstance(value, bool | str) or (isinstance(value, str) and value.isascii() and "_" not in value)
         result = float(value) if good else math.nan
@@ -80,7 +80,7 @@ def number(value: Any) -> float:
 
 
 def read_json(path: Path, problems: Problems) -> Any:
-    """What a JSON file holds; a key that is there twice is a problem. None where the file is of no use."""
+    """The content of a JSON file; None if it cannot be read. A repeated key is a problem."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for key, count in Counter(key for key, _ in pairs).items():
@@ -100,7 +100,7 @@ def read_json(path: Path, problems: Problems) -> Any:
 
 
 def read_lines(path: Path, problems: Problems) -> list[str]:
-    """The lines of a text file that are not empty, without the spaces around them; none where it is of no use."""
+    """The stripped lines of a text file that are not empty; no lines if it cannot be read."""
     return [line for _, line in numbered_lines(path, problems)]
 
 
@@ -121,11 +121,11 @@ MAX_UNPACKED = 2**30
 
 
 def read_text(path: Path) -> str:
-    """What a UTF-8 file holds, which may be packed with gzip.
+    """The text of a UTF-8 file, which may be compressed with gzip.
 
     Raises:
-      OSError, EOFError, zlib.error: it cannot be read or unpacked.
-      ValueError: it is not UTF-8, or more than `MAX_UNPACKED` bytes come out of it.
+      OSError, EOFError, zlib.error: the file cannot be read or decompressed.
+      ValueError: it is not UTF-8, or has more than `MAX_UNPACKED` bytes when decompressed.
     """
     content = path.read_bytes()
     if content.startswith(b"\x1f\x8b"):
@@ -137,9 +137,9 @@ def read_text(path: Path) -> str:
 
 
 def check_features(array: Any, where: str, problems: Problems) -> Float[np.ndarray, "n d"] | None:
-    """The features of a video, one row per snippet; None where they are of no use.
+    """The features of a video, one row per snippet; None if they are invalid.
 
-    float16 stays float16, all else becomes float32, in which models compute.
+    float16 stays float16; everything else becomes float32, the dtype of the models.
     """
     if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.floating):
         kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
@@ -158,7 +158,7 @@ def check_features(array: Any, where: str, problems: Problems) -> Float[np.ndarr
 
 
 def check_lengths(features: Mapping[str, Float[np.ndarray, "_ _"]], where: str, problems: Problems) -> None:
-    """All streams of a video must have as many snippets."""
+    """Checks that all streams of a video have the same number of snippets."""
     if len({len(values) for values in features.values()}) > 1:
         lengths = " and ".join(f"{len(values)} in {stream}" for stream, values in features.items())
         problems.add(where, f"number of snippets differs, {lengths}: extract both streams from the same frames")
@@ -167,7 +167,7 @@ def check_lengths(features: Mapping[str, Float[np.ndarray, "_ _"]], where: str, 
 def load_checked(
     root: Path, load: Callable[[Problems], dict[str, Float[np.ndarray, "_ _"]]]
 ) -> dict[str, Float[np.ndarray, "_ _"]]:
-    """Features by stream that were checked before, and must still be as they were."""
+    """Features by stream; they passed the check before, so a problem now means that a file has changed."""
     features = load(problems := Problems())
     if problems:
         raise FolderError(root, problems.lines())

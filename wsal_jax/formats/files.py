@@ -1,4 +1,4 @@
-"""The bytes of a file: mapped, not read; what they may take in memory; and the members of zip files."""
+"""Access to the bytes of files: memory maps, memory limits, and members of zip files."""
 
 import io
 import mmap
@@ -13,21 +13,21 @@ from typing import Any
 from wsal_jax.types import InputError
 
 LIMIT = 64 * 2**30
-"""Bytes that the arrays of a file may have together; the default of `limit`."""
+"""Largest total size of the arrays of a file, in bytes; the default of `limit`."""
 MEMORY = 4 * 2**30
-"""Bytes that a file may take in memory, apart from views on it."""
+"""Largest memory for a file, in bytes, apart from views on it."""
 DIRECTORY = 2**24
-"""Bytes that the table of contents of a zip file may have."""
+"""Largest table of contents of a zip file, in bytes."""
 
 BEGINNING = 2**14
-"""Bytes of a member that are looked at before it is decompressed."""
+"""Bytes of a member that are inspected before it is decompressed."""
 
 Path = str | os.PathLike
 
 
 @contextmanager
 def opened(path: Path, advice: str) -> Iterator[memoryview]:
-    """The bytes of a file, mapped; whatever goes wrong with them is told of this file."""
+    """The memory-mapped bytes of a file; any error in the context becomes an InputError about this file."""
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
@@ -42,7 +42,7 @@ def opened(path: Path, advice: str) -> Iterator[memoryview]:
 
 
 class Budget:
-    """What a file may still declare and take into memory."""
+    """The bytes that a file may still declare and take into memory."""
 
     def __init__(self, limit: int):
         self.declared, self.memory, self.limit = limit, min(limit, MEMORY), limit
@@ -60,7 +60,7 @@ class Budget:
 
 
 class _Directory(io.FileIO):
-    """A file that `zipfile` reads the table of contents of, which it does at once, however long that is."""
+    """A file for `zipfile`, which would read a table of contents of any length at once."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > DIRECTORY:
@@ -78,9 +78,13 @@ def zip_members(path: Path, limit: int) -> dict[str, zipfile.ZipInfo]:
 def zip_member(
     view: memoryview, info: zipfile.ZipInfo, budget: Budget, check: Callable[[bytes, int], Any] | None = None
 ) -> memoryview:
-    """The bytes of a member; before they are decompressed, `check` sees the first ones, and how many there will be.
+    """The bytes of a member, without a copy if it is not compressed (`zipfile` always copies).
 
-    `zipfile` would copy what is not compressed, too.
+    Args:
+      view: the bytes of the zip file.
+      info: the member.
+      budget: the limits of the file.
+      check: called before decompression, with the first bytes and the declared size.
     """
     name, start, size = info.filename[:100], max(info.header_offset, 0), info.file_size
     header = view[start : start + 30]

@@ -1,7 +1,7 @@
-"""`.npy`, `.npz` and `.csv`, without `np.load`: that copies what is in an archive, and runs a pickle.
+"""Readers of `.npy`, `.npz` and `.csv` without `np.load`, which copies the members of archives and executes pickles.
 
-`numpy.lib.format` could read a header, but it compiles it (`ast.literal_eval`), warns of those of Python 2, and has no
-public function for version 3.
+We do not use `numpy.lib.format` for headers: it compiles them (`ast.literal_eval`), warns about those of Python 2, and
+has no public function for version 3.
 """
 
 import re
@@ -17,33 +17,33 @@ from wsal_jax.formats.files import BEGINNING, LIMIT, Budget, Path, opened, zip_m
 from wsal_jax.types import InputError
 
 LINE = 2**20
-"""Characters that a line of a .csv may have."""
+"""Largest length of a line of a .csv, in characters."""
 
 
 def read_npy(path: Path, limit: int = LIMIT) -> np.ndarray:
-    """The array of a .npy file; the arrays in an object array are views on the file as well."""
+    """The array of a .npy file; arrays inside an object array are views on the file too."""
     with opened(path, "with np.save(..., allow_pickle=False)") as view:
         return _npy(view, Budget(limit))
 
 
 def read_npz(path: Path, limit: int = LIMIT) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file by name; views on the file where it is not compressed."""
+    """The arrays of a .npz file by name; those that are not compressed are views on the file."""
     with opened(path, "with np.savez") as view:
         arrays, budget = {}, Budget(limit)
         for name, info in zip_members(path, limit).items():
             if not name.endswith(".npy"):
-                raise InputError(f"has the member {name[:100]!a}, which is no .npy")
+                raise InputError(f"has the member {name[:100]!a}, which is not a .npy")
             arrays[name.removesuffix(".npy")] = _npy(zip_member(view, info, budget, _header), budget)
         return arrays
 
 
 def read_csv(path: Path, limit: int = LIMIT) -> Float[np.ndarray, "n d"]:
-    """A table of numbers with commas between; a first line with words in it, or 0,1,2,... (pandas), is a header."""
+    """A comma-separated table of numbers; a first line that has words, or is 0,1,2,... (pandas), is a header."""
     with opened(path, "as lines of numbers with commas between") as view, open(path, encoding="utf-8-sig") as file:
         Budget(limit).take(8 * len(view))  # "1," becomes 8 bytes, in an array that grows
         words = next(_lines(file)).strip().split(",")
         if words[0] == "" and len(words) > 1:
-            raise InputError("begins with a column without a name, an index and no feature: leave it out (index=False)")
+            raise InputError("begins with a column without a name, an index and not a feature: omit it (index=False)")
         counted = len(words) > 1 and words == [str(i) for i in range(len(words))]
         if all(map(_is_number, words)) and not counted:
             file.seek(0)
@@ -64,9 +64,9 @@ def _npy(view: memoryview, budget: Budget) -> np.ndarray:
 
 
 def _header(head: bytes | memoryview, size: int) -> tuple[np.dtype, tuple[int, ...], str, int]:
-    """Dtype, shape, order and where the data begins, of a .npy of `size` bytes, from its first bytes."""
+    """Dtype, shape, order and start of the data of a .npy file of `size` bytes, from its first bytes."""
     if head[:6] != b"\x93NUMPY" or head[6] not in (1, 2, 3):
-        raise InputError("is no .npy, or has a member that is none")
+        raise InputError("is not a .npy file, or has a member that is not")
     length = struct.Struct("<H" if head[6] == 1 else "<I")
     start = 8 + length.size + length.unpack(head[8 : 8 + length.size])[0]
     if start > min(BEGINNING, size):

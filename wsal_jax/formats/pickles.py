@@ -1,18 +1,17 @@
-"""Pickles as data: read with `pickle`'s own Unpickler, and nothing in them runs.
+"""Reads pickles as data with a restricted subclass of `pickle`'s Unpickler, without executing anything in them.
 
-Subclasses of `pickle.Unpickler` with an allow-list in `find_class` import only what is on it. That is not enough: in
-the C version a file of 10 bytes can take 64 GB (LONG_BINPUT), BUILD sets attributes of anything, keys of dicts can be
-made to hash forever, and all arrays are copied. `Unpickler` here is a subclass of the version in Python, which has a
-method for each opcode. Those that trust the file are replaced, or refused:
+The usual allow-list in `find_class` of a `pickle.Unpickler` is not enough: in the C version a file of 10 bytes can take
+64 GB (LONG_BINPUT), BUILD sets attributes of any object, keys of dicts can take forever to hash, and all arrays are
+copied. Our `Unpickler` therefore extends the Python version, which has a method for each opcode, and replaces or
+refuses the opcodes that trust the file:
 
-- The name of a function is looked up in the table `names` and nowhere else. Nothing is imported, and no attribute is
-  looked up or set. The table has only methods of this class, which check their arguments. Opcodes that make other
-  objects are refused.
-- What comes back is a finite tree: arrays, numbers, str, bytes, bool and None in lists, tuples and dicts. (An
-  OrderedDict is a dict; what Python 2 wrote as str is bytes, for its encoding is not known; long bytes that are no
-  array are a memoryview.) Lists that contain themselves are refused, and those that contain each other so often that
-  it would take forever to go through them.
-- Arrays are views on the file: the size of an array costs no memory.
+- Functions are looked up only in the table `names`. Nothing is imported, and no attribute is read or set. The table has
+  only methods of this class, which check their arguments. Opcodes that create other objects are refused.
+- The result is a finite tree: arrays, numbers, str, bytes, bool and None in lists, tuples and dicts. An OrderedDict
+  becomes a dict. A str of Python 2 becomes bytes, because its encoding is unknown. Long bytes outside arrays become a
+  memoryview. Lists that contain themselves are refused, and so are nested lists that share items so often that
+  traversing them would take forever.
+- Arrays are views on the file, so their size costs no memory.
 """
 
 import math
@@ -27,15 +26,16 @@ from wsal_jax.formats.files import LIMIT, MEMORY, Budget, Path, opened
 from wsal_jax.types import InputError
 
 DEPTH = 50
-"""How deep lists, tuples, dicts and object arrays may be nested."""
+"""Largest nesting depth of lists, tuples, dicts and object arrays."""
 OBJECT = 200
-"""Bytes that an opcode of a pickle, or an item of a list, counts for; an empty dict with its place in the memo."""
+"""Bytes that we charge for an opcode or a list item: the size of an empty dict and its memo entry."""
 COPIED = 4096
-"""Bytes of a pickle up to this length are copied; longer ones stay in the file."""
+"""Bytes objects up to this length are copied; longer ones stay views on the file."""
 
 
 def read_pickle(path: Path, limit: int = LIMIT) -> Any:
-    """What a pickle of arrays, numbers and text in lists, tuples and dicts holds; protocols 0 to 5, of Python 2 too."""
+    """The content of a pickle: arrays, numbers and text in lists, tuples and dicts. Protocols 0 to 5, also of Python
+    2."""
     with opened(path, "with np.savez") as view:
         return Unpickler(view, Budget(limit)).load()
 
@@ -54,7 +54,8 @@ def dtype(code: Any) -> np.dtype:
 
 
 def count(shape: Any, itemsize: int) -> int:
-    """How many elements; an array without bytes may not pretend to be long, for one would go through it forever."""
+    """The number of elements. An array without bytes must not declare a huge shape, which would take forever to
+    traverse."""
     if type(shape) is not tuple or len(shape) > 32 or not all(type(n) is int and n >= 0 for n in shape):
         raise InputError("has an array whose shape is not up to 32 sizes")
     elements = math.prod(shape)
@@ -64,7 +65,15 @@ def count(shape: Any, itemsize: int) -> int:
 
 
 def array(budget: Budget, dtype: np.dtype, shape: Any, order: str, data: Any) -> np.ndarray:
-    """The view on `data` (bytes), or the object array of `data` (a list)."""
+    """A view on `data` (bytes), or the object array of `data` (a list).
+
+    Args:
+      budget: the limits of the file.
+      dtype: the dtype of the array.
+      shape: the declared shape, which is checked.
+      order: "C" or "F".
+      data: bytes, or a list for an object array.
+    """
     elements = count(shape, dtype.itemsize)
     if type(data) not in ((list,) if dtype.hasobject else (bytes, memoryview)):
         raise InputError(f"has an array of {dtype} made of a {type(data).__name__}")
@@ -76,7 +85,7 @@ def array(budget: Budget, dtype: np.dtype, shape: Any, order: str, data: Any) ->
         return np.fromiter(data, object, elements).reshape(shape, order=order)
     budget.declare(size)
     if dtype.kind == "U" and np.frombuffer(data, f"{dtype.byteorder}u4").max(initial=0) > 0x10FFFF:
-        raise InputError("has text with characters that do not exist")  # NumPy would fail when they are looked at
+        raise InputError("has text with characters that do not exist")  # NumPy would fail on access
     return np.ndarray(shape, dtype, data, order=order)
 
 
@@ -84,14 +93,14 @@ def array(budget: Budget, dtype: np.dtype, shape: Any, order: str, data: Any) ->
 
 
 class Name(NamedTuple):
-    """What stands for a function or class that a pickle names: a method, a dtype, or None where it is never called."""
+    """A function or class that a pickle names, replaced by a method, a dtype, or None if it is never called."""
 
     name: str
     value: Callable[..., Any] | np.dtype | None
 
 
 class _Unbuilt:
-    """An array or dtype for which BUILD has still to come, and what it was built to then."""
+    """An array or dtype that BUILD has not completed yet; `value` is the result of BUILD."""
 
     def __init__(self, dtype: np.dtype | None = None):
         self.dtype, self.value = dtype, None
@@ -104,13 +113,13 @@ class _Memo(dict):
 
 
 class _Stream:
-    """The file that a pickle is read from, from byte `at` on; what is read counts as taken into memory."""
+    """The bytes of a pickle from position `at` on; reading them counts against the memory budget."""
 
     def __init__(self, view: memoryview, budget: Budget):
         self.view, self.budget, self.at = view, budget, 0
 
     def next(self, size: int) -> memoryview:
-        """The next bytes, not copied."""
+        """The next bytes, without a copy."""
         left = len(self.view) - self.at
         if not 0 <= size <= left:
             raise InputError(f"ends too early: {size} bytes should follow, {left} do")
@@ -133,14 +142,14 @@ class _Stream:
 
 
 class Unpickler(pickle._Unpickler):
-    """Reads the pickles in `view` one after the other; each `load` reads one."""
+    """Reads consecutive pickles from `view`, one with each `load`."""
 
     def __init__(self, view: memoryview, budget: Budget):
         self.stream, self.budget = _Stream(view, budget), budget
         super().__init__(self.stream, encoding="bytes")
 
     def load(self) -> Any:
-        """The tree of data that the next pickle stands for."""
+        """The data of the next pickle."""
         self.memo = _Memo()
         value = super().load()
         items, _ = _measure(value, 0, {})
@@ -159,14 +168,14 @@ class Unpickler(pickle._Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         raise InputError("has a persistent id, which only tensors have; it is refused")
 
-    # Opcodes; the methods of the base class trust the file here
+    # Opcodes whose methods in the base class trust the file
 
     def load_inst(self):
-        self.load_global()  # says which
+        self.load_global()  # raises with the name
         raise InputError("has the pickle opcode INST, which arrays do not need; it is refused")
 
     def load_frame(self):
-        self.read(8)  # the frame would be copied
+        self.read(8)  # skip the frame header; the base class would copy the frame
 
     def load_int(self):
         """False and True are written as 00 and 01."""
@@ -230,17 +239,18 @@ class Unpickler(pickle._Unpickler):
         called = self.stack[-1]
         if not isinstance(called, Name) or not callable(called.value) or type(arguments) is not tuple:
             raise InputError(
-                f"calls {called.name if isinstance(called, Name) else 'what is no function'}; it is refused"
+                f"calls {called.name if isinstance(called, Name) else 'a value, not a function'}; it is refused"
             )
         try:
             self.stack[-1] = called.value(self, *arguments)
         except InputError:
             raise
         except (TypeError, ValueError, LookupError) as error:
-            raise InputError(f"calls {called.name} with what it cannot take ({error!r:.300})") from error
+            raise InputError(f"calls {called.name} with invalid arguments ({error!r:.300})") from error
 
     def load_build(self):
-        """An array from (version, shape, dtype, Fortran's order?, data), or a dtype from (version, byte order, ...)."""
+        """Builds an array from (version, shape, dtype, is Fortran order, data), or a dtype from (version, byte order,
+        ...)."""
         state, unbuilt = self.stack.pop(), self.stack[-1]
         if type(unbuilt) is dict and type(state) is dict:
             return  # attributes of an OrderedDict, such as a state_dict's `_metadata`
@@ -255,10 +265,10 @@ class Unpickler(pickle._Unpickler):
             unbuilt.value = unbuilt.dtype.newbyteorder(text(state[1]))
         self.stack[-1] = unbuilt.value
 
-    # What the names in a pickle stand for
+    # Replacements for the names in a pickle
 
     def _reconstruct(self, kind: Any, shape: Any, code: Any) -> _Unbuilt:
-        """An array that has still to be built; shape and code are those of an empty one."""
+        """An array that BUILD completes later; shape and code are those of an empty array."""
         if type(kind) is not Name or kind.name != "numpy.ndarray":
             raise TypeError("must be a numpy.ndarray")
         return _Unbuilt()
@@ -271,14 +281,14 @@ class Unpickler(pickle._Unpickler):
         return array(self.budget, dtype, (), "C", data)[()]
 
     def _frombuffer(self, data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
-        """Order "K": an array in the order "C", whose axes are then permuted."""
+        """Order "K" is an array in order "C" with permuted axes."""
         check(dtype, np.dtype)
         if order == "K":
             return array(self.budget, dtype, shape, "C", data).transpose(axes)
         return array(self.budget, dtype, shape, order, data)
 
     def _encode(self, characters: Any, encoding: Any) -> bytes:
-        """Bytes of Python 3 in the protocols 0 to 2."""
+        """Bytes of Python 3 in protocols 0 to 2."""
         check(characters, str)
         if encoding not in ("latin1", "latin-1"):
             raise ValueError("must be latin1")
@@ -286,7 +296,7 @@ class Unpickler(pickle._Unpickler):
         return characters.encode("latin1")
 
     def _no_bytes(self) -> bytes:
-        """Empty bytes of Python 3 in the protocols 0 to 2."""
+        """Empty bytes of Python 3 in protocols 0 to 2."""
         return b""
 
     def _ordered_dict(self, pairs: Any = ()) -> dict[Any, Any]:
@@ -308,7 +318,7 @@ class Unpickler(pickle._Unpickler):
         ("builtins", "bytes"): _no_bytes,
         ("collections", "OrderedDict"): _ordered_dict,
     }
-    """All that a pickle may name, by module and name."""
+    """All names that a pickle may use, by module and name."""
 
 
 class _Methods(dict):
@@ -324,7 +334,7 @@ STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8
 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 TUPLE EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 LIST EMPTY_LIST APPEND APPENDS
 DICT EMPTY_DICT SETITEM SETITEMS GLOBAL STACK_GLOBAL INST REDUCE BUILD BINPERSID
 """.split()
-"""The opcodes that are not refused."""
+"""The accepted opcodes."""
 _BASE = pickle._Unpickler.dispatch
 Unpickler.dispatch = _Methods(
     {code: getattr(Unpickler, _BASE[code].__name__) for code, name in _OPCODES.items() if name in _READ}
@@ -335,7 +345,7 @@ Unpickler.dispatch = _Methods(
 
 
 def _fill(target: Any, items: list[Any]) -> dict[Any, Any]:
-    """Keys only of the kinds that are quick to hash and cannot be made to collide."""
+    """Adds items to a dict. Keys must have types that hash fast and cannot be made to collide."""
     if type(target) is not dict or len(items) % 2:
         raise InputError(f"sets items of a {type(target).__name__}")
     for key, value in zip(items[::2], items[1::2]):
@@ -349,7 +359,7 @@ _LEAVES = (str, bytes, int, float, bool, type(None))
 
 
 def _measure(value: Any, depth: int, seen: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """How many items there are, shared ones counted every time, and how deep; `seen` are those known, by `id`."""
+    """The number of items (shared ones count each time) and the depth; `seen` caches results by `id`."""
     if isinstance(value, dict):
         children = value.values()
     elif type(value) in (list, tuple):
@@ -359,7 +369,7 @@ def _measure(value: Any, depth: int, seen: dict[int, tuple[int, int]]) -> tuple[
     elif type(value) in _LEAVES or isinstance(value, np.generic | np.ndarray | memoryview):
         return 1, 0
     else:
-        raise InputError(f"holds a {type(value).__name__.strip('_')}, which is no data or not finished; it is refused")
+        raise InputError(f"holds a {type(value).__name__.strip('_')}, which is not data or incomplete; it is refused")
     if id(value) not in seen and depth < DEPTH:
         measured = [_measure(child, depth + 1, seen) for child in children if type(child) not in _LEAVES]
         items = 1 + len(children) + sum(items for items, _ in measured)
@@ -370,11 +380,11 @@ def _measure(value: Any, depth: int, seen: dict[int, tuple[int, int]]) -> tuple[
 
 
 def check(value: Any, *kinds: type):
-    """Nothing else of `value` may be shown, for that might take forever."""
+    """Checks the type of a value. The message shows nothing else of it, because formatting it might take forever."""
     if not isinstance(value, kinds):
         raise TypeError(f"a {type(value).__name__.strip('_')} instead of a {kinds[0].__name__.strip('_')}")
 
 
 def text(value: Any) -> Any:
-    """Python 2 wrote bytes where Python 3 writes str."""
+    """Converts bytes to str; Python 2 wrote bytes where Python 3 writes str."""
     return value.decode("latin1") if isinstance(value, bytes) else value

@@ -1,13 +1,13 @@
-"""Detections as files: in the form of an ActivityNet submission, in which we write them, and in others that we read.
+"""Files of detections: writes ActivityNet submissions, and reads them and other formats.
 
-- `.json`: `{"results": {<video>: [{"label", "score", "segment": [start, end]}]}}`, or the inner mapping alone;
-- `.jsonl`, `.ndjson`: one object a line, of a detection, `{"video", "label", "score", "segment"}` (or "start" and
-  "end"), or of a video, `{"video", "detections": [...]}`;
-- `.csv`, `.tsv`: a detection a line; a header names the columns in any order (`COLUMNS`), without one they are video,
-  start, end, label, score;
-- `.txt`: the THUMOS kit's `<video> <start> <end> <class> <score>`, where numbers of `THUMOS14_CLASSES` become names.
+- `.json`: `{"results": {<video>: [{"label", "score", "segment": [start, end]}]}}`, or only the inner mapping;
+- `.jsonl`, `.ndjson`: one object per line, either a detection, `{"video", "label", "score", "segment"}` (or "start" and
+  "end" instead of "segment"), or a video, `{"video", "detections": [...]}`;
+- `.csv`, `.tsv`: one detection per line; a header names the columns in any order (`COLUMNS`); without a header they are
+  video, start, end, label, score;
+- `.txt`: the THUMOS kit's `<video> <start> <end> <class> <score>`; numbers in `THUMOS14_CLASSES` become names.
 
-Each may be packed with gzip (`.json.gz`). Times are seconds; segments may be empty or end before they start.
+Each may be compressed with gzip (`.json.gz`). Times are in seconds; segments may be empty or reversed.
 """
 
 import csv
@@ -32,10 +32,10 @@ COLUMNS = {
     "label": ("label", "class", "class_name", "category", "action"),
     "score": ("score", "confidence", "probability"),
 }
-"""What columns, and keys of JSON lines, are called; without case, and "-" and spaces are as good as "_"."""
+"""Names of columns and of keys of JSON lines; case does not matter, and "-" and spaces count as "_"."""
 
 LISTS = ("detections", "results", "annotations")
-"""What the detections of a video are called in JSON lines."""
+"""Keys for the detections of a video in JSON lines."""
 
 THUMOS14_CLASSES = {
     7: "BaseballPitch",
@@ -59,14 +59,14 @@ THUMOS14_CLASSES = {
     93: "ThrowDiscus",
     97: "VolleyballSpiking",
 }
-"""Their numbers in the THUMOS kit, which are those of UCF101."""
+"""Class names by their number in the THUMOS kit, which is that of UCF101."""
 
 FAR = 1e7
-"""Seconds, 115 days: what is beyond is no time in a video, in milliseconds neither."""
+"""Seconds (115 days). Larger values cannot be times in a video, not even in milliseconds."""
 
 
 class Found(NamedTuple):
-    """The detections of one video as the file has them: with class names."""
+    """The detections of one video with class names, as in the file."""
 
     segments: Float[np.ndarray, "k 2"]
     labels: tuple[str, ...]
@@ -74,7 +74,7 @@ class Found(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """A detection that was not checked."""
+    """A detection before the checks."""
 
     where: str
     video: Any
@@ -84,7 +84,7 @@ class _Entry(NamedTuple):
 
 
 def to_json(detections: Mapping[str, Detections], class_names: Sequence[str]) -> dict[str, Any]:
-    """Detections by video id in the form of an ActivityNet submission, the best of each video first."""
+    """An ActivityNet submission from detections by video id; the best detection of each video comes first."""
     results = {}
     for id, video in detections.items():
         results[id] = [
@@ -99,10 +99,10 @@ def to_json(detections: Mapping[str, Detections], class_names: Sequence[str]) ->
 
 
 def read(path: Path) -> dict[str, Found]:
-    """Detections by video id, from a file of one of the forms above; strings of numbers will do for numbers.
+    """Detections by video id, from a file in one of the formats above; numbers may be strings.
 
     Raises:
-      FolderError: the file cannot be read, or with all detections that lack something or are not finite.
+      FolderError: the file cannot be read, or detections are incomplete or not finite; all of them are listed.
     """
     problems = Problems()
     kind = Path(path.name.lower().removesuffix(".gz")).suffix
@@ -138,11 +138,11 @@ def read(path: Path) -> dict[str, Found]:
 
 
 _NOTHING = object()
-"""The segment of a video without detections."""
+"""Marks a video without detections."""
 
 
 def _check(one: _Entry, problems: Problems) -> tuple[float, float, float, str]:
-    """Start, end, score and label; of no use where there is a problem."""
+    """Start, end, score and label; meaningless if a problem was added."""
     label, score, segment = one.label, one.score, one.segment
     for key, value in (("label", label), ("score", score), ("segment", segment)):
         if value is _MISSING:
@@ -179,7 +179,7 @@ def _from_json(path: Path, problems: Problems) -> Iterable[_Entry]:
 
 
 def _of_video(id: Any, entries: Any, problems: Problems) -> Iterable[_Entry]:
-    """The detections of a list; one entry without a segment where there are none."""
+    """The detections of a list; a single entry without a segment if the list is empty."""
     if not isinstance(entries, list):
         problems.add(cut(repr(id)), f"is {reprlib.repr(entries)}: must be a list of detections")
         entries = []
@@ -255,6 +255,6 @@ def _from_kit(path: Path, problems: Problems) -> Iterable[_Entry]:
 
 
 def _column(name: str) -> str:
-    """The key of `COLUMNS` that a column is, or its own name."""
+    """The key of `COLUMNS` for a column, or the column's own name."""
     plain = name.strip().lower().replace("-", "_").replace(" ", "_")
     return next((key for key, names in COLUMNS.items() if plain in names), plain)

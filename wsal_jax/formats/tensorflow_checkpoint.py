@@ -1,12 +1,11 @@
-"""TensorFlow's checkpoints (`tf.train.Saver` since 1.0), read without TensorFlow.
+"""Reads TensorFlow's checkpoints (`tf.train.Saver` since 1.0) without TensorFlow.
 
-`<prefix>.index` is a table in the format of LevelDB: blocks of sorted keys and values, each block with a checksum, and
-a block that says where the others are. The first value is a BundleHeaderProto, the others, under the names of the
-variables, are BundleEntryProtos: dtype, shape, and which bytes of which file `<prefix>.data-<shard>-of-<shards>`, with
-their checksum. Checksums are CRC-32C, "masked" so that one of data with checksums in them is no trivial one; about
-7 MB in a second.
+`<prefix>.index` is a table in LevelDB's format: blocks of sorted keys and values, each with a checksum, and an index
+block with the positions of the others. The first value is a BundleHeaderProto. The others, keyed by variable name, are
+BundleEntryProtos: dtype, shape, position in a file `<prefix>.data-<shard>-of-<shards>`, and checksum. Checksums are
+CRC-32C, "masked" because a CRC of data that contain CRCs is problematic; verifying them takes about 1 s for 7 MB.
 
-Whatever is wrong is an InputError that names the file.
+Any problem raises an InputError that names the file.
 """
 
 import math
@@ -25,7 +24,7 @@ from wsal_jax.types import InputError
 MAGIC = 0xDB4775248B80FB57
 FOOTER = 48
 LARGEST = 2**26
-"""Bytes that a block of names may have, unpacked."""
+"""Largest size of a decompressed block of names, in bytes."""
 _DTYPES = {
     1: "f4",
     2: "f8",
@@ -40,18 +39,17 @@ _DTYPES = {
     22: "u4",
     23: "u8",
 }
-"""By the number of TensorFlow's DataType."""
+"""NumPy dtypes by the number of TensorFlow's DataType."""
 
 
 def read(prefix: str | os.PathLike) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint by the names of their variables, optimizer slots included.
 
     Args:
-      prefix: what `tf.train.Saver.restore` is given, or the path of the `.index` file.
+      prefix: the argument of `tf.train.Saver.restore`, or the path of the `.index` file.
 
     Raises:
-      InputError: a file is missing, truncated or damaged; or there are variables of another kind than numbers, or in
-        slices.
+      InputError: a file is missing, truncated or damaged, or a variable is not numeric or is stored in slices.
     """
     prefix = os.fspath(prefix).removesuffix(".index")
     index = Path(f"{prefix}.index")
@@ -81,7 +79,7 @@ class _Entry(NamedTuple):
 
 @contextmanager
 def _naming(path: str | Path) -> Iterator[None]:
-    """Whatever goes wrong is told of this file."""
+    """Any error in the context becomes an InputError about this file."""
     try:
         yield
     except OSError as error:
@@ -93,11 +91,11 @@ def _naming(path: str | Path) -> Iterator[None]:
 
 
 def _entry(name: str, value: bytes, order: str) -> _Entry:
-    """From a BundleEntryProto."""
+    """Parses a BundleEntryProto."""
     fields = _fields(value)
     number, file, offset, size, checksum = (fields.get(field, [0])[-1] for field in (1, 3, 4, 5, 6))
     if number not in _DTYPES or 7 in fields:
-        what = "is in slices" if 7 in fields else f"has TensorFlow's dtype {number}, which is not one of numbers"
+        what = "is in slices" if 7 in fields else f"has TensorFlow's dtype {number}, which is not numeric"
         raise InputError(f"has the variable {name}, which {what}: only whole arrays of numbers can be read")
     dtype = np.dtype(order + _DTYPES[number])
     dims = _fields(fields.get(2, [b""])[-1]).get(2, [])
@@ -121,7 +119,7 @@ def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values of a file in the table format."""
     footer = content[-FOOTER:]
     if len(footer) < FOOTER or struct.unpack("<Q", footer[-8:])[0] != MAGIC:
-        raise InputError("is no index of a TensorFlow checkpoint, or truncated")
+        raise InputError("is not the index of a TensorFlow checkpoint, or is truncated")
     _, at = _handle(footer, 0)
     index, _ = _handle(footer, at)
     for _, handle in _pairs(_block(content, *index)):
@@ -129,20 +127,18 @@ def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _block(content: bytes, offset: int, size: int) -> bytes:
-    """A block, unpacked: its data are followed by one byte that says how they are packed, and by the checksum."""
+    """A decompressed block. In the file, one byte for the kind of compression and the checksum follow the data."""
     end = offset + size + 1
     if end + 4 > len(content) or masked_crc32c(content[offset:end]) != struct.unpack_from("<I", content, end)[0]:
         raise InputError(f"is damaged: the checksum of its block at byte {offset} does not match")
     data, packing = content[offset : end - 1], content[end - 1]
     if packing not in (0, 1):
-        raise InputError(
-            f"has a block that is packed in the way {packing}: only 0 (not at all) and 1 (Snappy) are known"
-        )
+        raise InputError(f"has a block of compression type {packing}: only 0 (none) and 1 (Snappy) are known")
     return _unsnap(data) if packing else data
 
 
 def _pairs(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values; of a key only what differs from the one before is stored. Restart points come last."""
+    """Keys and values. A key is stored as its difference from the previous key; restart points come last."""
     end = len(block) - 4 * (1 + struct.unpack("<I", block[-4:])[0])
     key, at = b"", 0
     while at < end:
@@ -155,14 +151,14 @@ def _pairs(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
-    """Offset and size of a block, and where they end."""
+    """Offset and size of a block, and the position after them."""
     offset, at = _varint(data, at)
     size, at = _varint(data, at)
     return (offset, size), at
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number in 7 bits a byte, the lowest first, and where it ends."""
+    """A number with 7 bits per byte, lowest first, and the position after it."""
     value = 0
     for i in range(10):
         value |= (data[at + i] & 127) << 7 * i
@@ -172,7 +168,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _fields(message: bytes) -> dict[int, list]:
-    """The fields of a protocol buffer by number: int, or bytes of strings and messages."""
+    """The fields of a protocol buffer by number: int, or bytes for strings and messages."""
     fields: dict[int, list] = {}
     at = 0
     while at < len(message):
@@ -195,8 +191,8 @@ def _fields(message: bytes) -> dict[int, list]:
 
 
 def _unsnap(data: bytes) -> bytes:
-    """Unpacks a block in the Snappy format; TensorFlow packs none since 1.2."""
-    import pyarrow  # slow to import
+    """Decompresses a Snappy block; TensorFlow has not compressed blocks since 1.2."""
+    import pyarrow  # imported here because it is slow to import
 
     size, _ = _varint(data, 0)
     if size > LARGEST:

@@ -1,4 +1,4 @@
-"""What `torch.save` writes, without torch: pickles of tensors, whose numbers ("storages") are stored beside them."""
+"""Reads files of `torch.save` without torch: pickles of tensors, whose data ("storages") are stored beside them."""
 
 import struct
 from collections.abc import Callable
@@ -20,39 +20,40 @@ _DTYPES["BFloat16"] = np.dtype([("bfloat16", "u2")])
 
 
 def read_pt(path: Path, limit: int = LIMIT) -> Any:
-    """What `torch.save` wrote, in the zip format (since 1.6) or the old one, with arrays for tensors.
+    """The content of a file of `torch.save`, in the zip format (since 1.6) or the old one, with arrays for tensors.
 
-    A tensor of bfloat16 is an array of float32.
+    bfloat16 tensors become float32 arrays.
     """
     with opened(path, "with torch.save, as a tensor or a dict of them, contiguous and on the CPU") as view:
         return _read_zip(path, view, Budget(limit)) if view[:2] == b"PK" else _read_old(view, Budget(limit))
 
 
 class _Storage(NamedTuple):
-    """What tensors are views on; `data` is None as long as nobody knows where it is."""
+    """The data behind tensors; `data` is None while its position is unknown."""
 
     dtype: np.dtype
     data: memoryview | None
 
 
 class _Unpickler(pickles.Unpickler):
-    """`storage` finds the bytes of a storage by its key."""
+    """An unpickler of tensors; `storage` returns the bytes of a storage by its key."""
 
     def __init__(self, view: memoryview, budget: Budget, storage: Callable[[str], memoryview | None]):
         super().__init__(view, budget)
         self.storage, self.order = storage, "<"
         self.declared: dict[str, tuple[int, int]] = {}
-        """How many elements and bytes a storage has, by key."""
+        """Number of elements and of bytes of each storage, by key."""
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """From ("storage", kind, key, device, number of elements), and None in the old format: part of no other one."""
+        """From ("storage", kind, key, device, number of elements) and, in the old format, None (not part of another
+        one)."""
         match pid:
             case (word, Name(value=np.dtype() as dtype), str() | bytes() as key, _, int(count), *part):
                 good = text(word) == "storage" and count >= 0 and part in ([], [None])
             case _:
                 good = False
         if not good:
-            raise InputError("has a persistent id that is no storage of a tensor; it is refused")
+            raise InputError("has a persistent id that is not a storage of a tensor; it is refused")
         key, size = text(key), count * dtype.itemsize
         self.declared[key] = (count, size)
         data = self.storage(key)
@@ -65,7 +66,7 @@ class _Unpickler(pickles.Unpickler):
         return sizes
 
     def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> np.ndarray | None:
-        """A part of its storage; None as long as that is unknown. The first two of `rest` are for gradients."""
+        """A view on a storage; None while that is unknown. The first two items of `rest` concern gradients."""
         check(storage, _Storage)
         if any(rest[2:]):
             raise ValueError("metadata: use .resolve_conj() and .resolve_neg()")
@@ -118,14 +119,14 @@ def _read_zip(path: Path, view: memoryview, budget: Budget) -> Any:
 
 
 def _read_old(view: memoryview, budget: Budget) -> Any:
-    """Pickles of a magic number, the version, the system, the object, and the keys of the storages, which follow.
+    """Pickles of a magic number, the version, the system, the object, and the keys of the storages; then the storages.
 
-    How long each is only the object tells, so that is read once for their lengths, and again for the tensors.
+    Only the object has the lengths of the storages, so it is read twice: for the lengths, then for the tensors.
     """
     storages: dict[str, memoryview] = {}
     reader = _Unpickler(view, budget, lambda key: None)
     if reader.load() != 0x1950A86A20F9469CFC6C or reader.load() != 1001:
-        raise InputError("is not of torch.save, or older than torch 0.1.10")
+        raise InputError("is not a file of torch.save, or is older than torch 0.1.10")
     system = reader.load()
     check(system, dict)
     system = {text(key): value for key, value in system.items()}

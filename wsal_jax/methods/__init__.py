@@ -11,20 +11,19 @@ from wsal_jax.types import InputError
 
 
 def names() -> list[str]:
-    """The methods there are, one module of this package each."""
+    """The names of the methods, one module of this package each."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def get(config: ConfigDict, model: str = "") -> Method:
-    """The method called `config.name`, with its options (`config.method` of a full config).
+    """The method `config.name` with its options (`config.method` of a full config).
 
     Args:
-      config: where it has `per_stream.<model>`, the options there replace those of the same name for that model.
-      model: an entry of `config.streams`. Models of the same options get the same `Method`, so that each is compiled
-        once.
+      config: for a model, the options in `per_stream.<model>`, if any, replace those of the same name.
+      model: an entry of `config.streams`. Models with equal options get the same `Method`, so it is compiled once.
 
     Raises:
-      InputError: there is no such method; the message lists those there are. Or an option that the method has not.
+      InputError: an unknown method (the message lists the methods), or an unknown option in `per_stream`.
     """
     if config.name not in names():
         raise InputError(f"config.method.name={config.name!r}: no such method; there are {', '.join(names())}")

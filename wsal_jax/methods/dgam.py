@@ -2,18 +2,22 @@
 
 One model per stream.
 
-Two phases take turns. `cvae` teaches a conditional variational auto-encoder what features look like at each value of
-the attention; `attention` trains attention and classifier to classify (L_d), to agree with the class activation
-(L_guide), and to give each snippet the attention from which the CVAE, frozen, reconstructs its feature best (L_re).
+Two phases alternate. `cvae` trains a conditional variational auto-encoder (CVAE) of features given the attention.
+`attention` trains attention and classifier to classify (L_d), to agree with the class activation (L_guide), and to give
+each snippet the attention from which the frozen CVAE reconstructs its feature best (L_re).
 
-Where the paper is silent, as the authors' code does: squared errors are means over snippets and dimensions and the KL
-divergence is one over snippets and latent dimensions (the weights of section 4.2 are made for that); no gradient goes
-through the class activation of L_guide; the flanks' weight eta is 0.3; background is the last class, which is only a
-matter of order. A video of several classes has the target y / sum(y), and the best of them in L_guide. Testing uses all
-snippets of a video, not T_max of them, since each snippet is scored by itself; only the released rule samples.
+Where the paper is silent, we follow the authors' code:
+- Squared errors are means over snippets and dimensions, and the KL divergence is a mean over snippets and latent
+  dimensions; the weights of section 4.2 assume this.
+- L_guide passes no gradient through the class activation.
+- The weight eta of the flanks is 0.3.
+- Background is the last class (only the order of classes depends on it).
+- A video of several classes has the target y / sum(y); L_guide uses the most probable of them at each snippet.
+We test on all snippets of a video rather than on T_max of them, because each snippet is scored independently; only the
+released rule samples.
 
-A product with all features of a batch is what a step costs, so each is done once: pooled logits are means of the
-snippets' logits, and reconstructions are not made to know how far they are off (`squared_error`).
+Products with all features of a batch dominate the cost of a step, so each is computed once: pooled logits are means of
+the snippets' logits, and reconstruction errors are computed without the reconstructions (`squared_error`).
 """
 
 from collections.abc import Callable, Sequence
@@ -38,32 +42,32 @@ TINY = 1e-6
 
 
 class Extras(NamedTuple):
-    """What `propose` wants; k = c + 1 classes, the last of which is background."""
+    """The inputs of `propose`; k = c + 1 classes, the last of which is background."""
 
     logits: Float[Any, "n k"]
-    """Of each snippet."""
+    """Logits of each snippet."""
     tcam: Float[Any, "n c"]
-    """Their sigmoid, without bias, as the authors' code has it."""
+    """Sigmoid of the logits without bias, as in the authors' code."""
 
 
 def dense_given(layer: Params, x: Float[Array, "n i"], given: Float[Array, " n"]) -> Float[Array, "n o"]:
-    """A fully-connected layer of [x, given], which is not put together: `given` is the last input."""
+    """A fully-connected layer of [x, given] without concatenating them; `given` is the last input."""
     kernel = layer["kernel"]
-    # A product for the sake of its gradient, a sum that XLA would put into one slow loop with others on a CPU.
+    # A matrix product, because XLA on CPU would fuse the gradient of a broadcast into one slow loop with others.
     return x @ kernel[:-1] + given[:, None] @ kernel[-1:] + layer["bias"]
 
 
 def products(x: Float[Array, "n i"], *kernels: Float[Array, "i _"]) -> list[Float[Array, "n _"]]:
-    """`x @ kernel` of each kernel, in one product, whose gradient is one as well.
+    """`x @ kernel` for each kernel, in one product, whose gradient is one product too.
 
-    Together with a wide kernel a narrow one costs next to nothing, and much for its size alone.
+    A narrow kernel is slow on its own but costs almost nothing beside a wide one.
     """
     borders = np.cumsum([kernel.shape[1] for kernel in kernels])[:-1].tolist()
     return jnp.split(x @ jnp.concatenate(kernels, axis=1), borders, axis=1)
 
 
 def init_layers(key: PRNGKeyArray, **sizes: tuple[int, int]) -> Params:
-    """Fully-connected layers by name, of (inputs, outputs)."""
+    """Fully-connected layers by name, each of size (inputs, outputs)."""
     keys = jax.random.split(key, len(sizes))
     return {name: init_dense(k, *size) for k, (name, size) in zip(keys, sizes.items())}
 
@@ -74,7 +78,7 @@ def encode(
     """Mean and log variance of q(z | x, lambda).
 
     Args:
-      encoder: the layers hidden0, of d + 1 inputs, hidden1 and out.
+      encoder: the layers hidden0 (d + 1 inputs), hidden1 and out.
       features: x.
       attention: lambda.
     """
@@ -85,35 +89,35 @@ def encode(
 def decode(
     decoder: Params, z: Float[Array, "n z"], attention: Float[Array, " n"], r: float = 0.0
 ) -> Float[Array, "n h"]:
-    """The last hidden layer of f(lambda, z + r lambda); the reconstruction is the layer "out" of it.
+    """The last hidden layer of f(lambda, z + r lambda); the layer "out" of it gives the reconstruction.
 
     Args:
-      decoder: the layers hidden0, of z + 1 inputs, hidden1 and out.
-      z: the code.
+      decoder: the layers hidden0 (z + 1 inputs), hidden1 and out.
+      z: the latent code.
       attention: lambda.
-      r: what is added to the code for a lambda of 1.
+      r: r lambda is added to every dimension of the code.
     """
     kernel = decoder["hidden0"]["kernel"]
-    # r lambda is the same in all dimensions of z, so that its gradient needs no product.
+    # r lambda is equal in all dimensions of z, so adding it to the kernel saves the product of its gradient.
     layer = {**decoder["hidden0"], "kernel": kernel.at[-1].add(r * kernel[:-1].sum(0))}
     return nn.relu(dense(decoder["hidden1"], nn.relu(dense_given(layer, z, attention))))
 
 
 def squared_error(out: Params, hidden: Float[Array, "n h"], features: Float[Array, "n d"]) -> Float[Array, " n"]:
-    """|x - dense(out, hidden)|^2 / d of each snippet, without making the reconstruction.
+    """|x - dense(out, hidden)|^2 / d of each snippet, without computing the reconstruction.
 
-    With K the kernel and the bias below it, and u = [hidden, 1]: |x|^2 - 2 u K x + u K K' u. It takes one product with
-    the features, and its gradient another one for K and none for `hidden`, where the direct form takes one more each.
-    Float32 loses what is below 1e-6 |x|^2, of which there is none in a code of 128 numbers for 1,024.
+    If K is the kernel with the bias as its last row, and u = [hidden, 1], it is |x|^2 - 2 u K x + u K K' u. This needs
+    one product with the features; its gradient needs another one for K and none for `hidden`. The direct form needs one
+    more each. Float32 loses errors below 1e-6 |x|^2, which a code of 128 numbers for 1,024 does not reach.
 
     Args:
       out: the last layer of the decoder.
-      hidden: what it is given (`decode`).
+      hidden: its input (`decode`).
       features: x.
     """
     kernel = jnp.concatenate([out["kernel"], out["bias"][None]])
     u = jnp.concatenate([hidden, jnp.ones_like(hidden[:, :1])], axis=1)
-    # The gradient of u K K' u with respect to u is 2 u K K', which is there; without this, it would be made anew.
+    # The gradient of u K K' u with respect to u is 2 u K K', which is known; autodiff would compute it again.
     fixed = jax.lax.stop_gradient(u)
     back = fixed @ (kernel @ kernel.T)
     square = fixed * back + 2 * (u - fixed) * jax.lax.stop_gradient(back)
@@ -122,7 +126,7 @@ def squared_error(out: Params, hidden: Float[Array, "n h"], features: Float[Arra
 
 
 def masked_mean(x: Float[Array, " n"], mask: Float[Array, " n"]) -> Float[Array, ""]:
-    """The mean over the snippets there are; 0 if there is none."""
+    """The mean over unmasked snippets; 0 if all are masked."""
     return (x * mask).sum() / jnp.maximum(mask.sum(), 1)
 
 
@@ -132,9 +136,9 @@ def kl_divergence(
     """KL(N(mean, variance) || N(prior 1, I)) / z of each snippet, in closed form.
 
     Args:
-      mean: of q.
-      log_variance: of q.
-      prior: the mean of p in all dimensions, r lambda.
+      mean: mean of q.
+      log_variance: log variance of q.
+      prior: r lambda, the mean of p in all dimensions.
     """
     return jnp.mean(jnp.exp(log_variance) + (mean - prior[:, None]) ** 2 - 1 - log_variance, axis=1) / 2
 
@@ -151,19 +155,19 @@ def cvae_loss(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Eq. 10 with one sample z = mean + noise * deviation: reconstruction error and KL divergence times `beta`.
 
-    Both are means over the snippets there are, and over dimensions.
+    Both are means over unmasked snippets and over dimensions.
 
     Args:
       encoder: see `encode`.
       decoder: see `decode`.
-      features: x, which is to be reconstructed.
+      features: x, the target of the reconstruction.
       attention: lambda, the condition.
-      mask: 1 for each snippet there is.
+      mask: 1 at snippets that count.
       noise: standard normal.
       r: the prior is N(r lambda, I).
       beta: weight of the divergence.
     """
-    # What padding holds may be large, and the exponential of it infinite.
+    # Padding may have large values, whose exponential would be infinite.
     mean, log_variance = (x * mask[:, None] for x in encode(encoder, features, attention))
     hidden = decode(decoder, mean + noise * jnp.exp(log_variance / 2), attention)
     error = masked_mean(squared_error(decoder["out"], hidden, features), mask)
@@ -180,14 +184,14 @@ def reconstruction_loss(
 ) -> Float[Array, ""]:
     """L_re, eqs. 11 and 12: the error from one sample z = r lambda + noise of the prior.
 
-    The attention has a gradient through z and as an input of the decoder. The decoder is frozen in that its group is
-    none of those that the phase trains.
+    The attention gets a gradient through z and as an input of the decoder. The decoder is frozen because the phase does
+    not train its group.
 
     Args:
       decoder: see `decode`.
       features: x.
       attention: lambda.
-      mask: 1 for each snippet there is.
+      mask: 1 at snippets that count.
       noise: standard normal.
       r: the prior is N(r lambda, I).
     """
@@ -201,10 +205,10 @@ def pool(
     """Logits of the weighted mean feature, eqs. 4 and 5.
 
     Args:
-      weights: of the snippets, 0 at padding.
+      weights: one per snippet, 0 at padding.
       activation: features @ kernel, without the bias.
-      bias: of the classifier.
-      epsilon: the sum of the weights is made that much larger.
+      bias: the bias of the classifier.
+      epsilon: added to the sum of the weights.
     """
     return weights @ activation / jnp.maximum(weights.sum() + epsilon, TINY) + bias
 
@@ -221,11 +225,11 @@ def discriminative_losses(
 
     Args:
       activation: features @ kernel, without the bias.
-      bias: of the classifier.
+      bias: the bias of the classifier.
       attention: lambda.
-      mask: 1 for each snippet there is.
-      labels: y; without one L_fg is 0.
-      epsilon: see `pool`, for x_fg alone.
+      mask: 1 at snippets that count.
+      labels: y; if all are 0, L_fg is 0.
+      epsilon: see `pool`; for x_fg only.
     """
     target = jnp.append(labels / jnp.maximum(labels.sum(), 1), 0.0)
     foreground = optax.softmax_cross_entropy(pool(attention * mask, activation, bias, epsilon), target)
@@ -234,7 +238,8 @@ def discriminative_losses(
 
 
 def smooth(x: Float[Array, "n k"], sigma: float) -> Float[Array, "n k"]:
-    """Gaussian filter along axis 0, cut at 4 sigma and reflected at the ends, as SciPy's `gaussian_filter1d`."""
+    """Gaussian filter along axis 0, truncated at 4 sigma and reflected at the ends, like SciPy's
+    `gaussian_filter1d`."""
     radius = int(4 * sigma + 0.5)
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     padded = jnp.pad(x, ((radius, radius), (0, 0)), mode="symmetric")
@@ -248,15 +253,15 @@ def guide_loss(
     labels: Float[Array, " c"],
     sigma: float,
 ) -> Float[Array, ""]:
-    """L_guide, eqs. 13 to 15: the attention's distance from the smoothed TCAM, which has no gradient.
+    """L_guide, eqs. 13 to 15: the distance between the attention and the smoothed TCAM, which has no gradient.
 
     Args:
-      activation: w_c x_t of the classes and, last, background; without the classifier's bias, which the equations and
-        the authors' code leave out.
+      activation: w_c x_t of the classes and, last, background; without the classifier's bias, as in the equations and
+        in the authors' code.
       attention: lambda.
-      mask: masked snippets count as no activation where the filter reaches them.
-      labels: of several true classes, the foreground is the one that is the most probable after smoothing.
-      sigma: of the filter, in snippets.
+      mask: masked snippets enter the filter with activation 0.
+      labels: y; if there are several classes, the foreground is the most probable one at a snippet, after smoothing.
+      sigma: standard deviation of the filter, in snippets.
     """
     probability = nn.softmax(jax.lax.stop_gradient(activation))[:, :-1] * mask[:, None]
     tcam = smooth(probability, sigma)
@@ -267,7 +272,7 @@ def guide_loss(
 def attend_and_classify(
     params: Params, features: Float[Array, "n d"], mask: Float[Array, " n"]
 ) -> tuple[Float[Array, " n"], Float[Array, "n k"]]:
-    """The attention, and the class activation without its bias."""
+    """The attention, and the class activation without the bias."""
     layers, kernel = params["attention"], params["classifier"]["kernel"]
     hidden, activation = products(features, layers["hidden"]["kernel"], kernel)
     logits = dense(layers["out"], nn.relu(hidden + layers["hidden"]["bias"]))
@@ -275,12 +280,12 @@ def attend_and_classify(
 
 
 def warm(config: ConfigDict, epoch: Int[Array, ""]) -> Float[Array, ""] | float:
-    """The weight of what is warmed up: from 0 to 1 in `config.warmup` cycles."""
+    """The weight of a warmed-up term, which rises from 0 to 1 in `config.warmup` cycles."""
     return jnp.minimum(epoch / config.warmup, 1) if config.warmup else 1.0
 
 
 def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
-    """The groups attention and classifier and, with L_re, encoder and decoder."""
+    """The groups attention and classifier and, if L_re is used, encoder and decoder."""
     keys = jax.random.split(key, 4)
     d, k = sum(spec.dims), spec.num_classes + 1
     z, h = config.latent, config.cvae_hidden
@@ -297,7 +302,7 @@ def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
 def loss_cvae(
     config: ConfigDict, params: Params, video: Video, step: Step
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Eq. 10, warmed up; the attention is taken as it is."""
+    """Eq. 10, warmed up, without a gradient for the attention."""
     features, mask = video.features, video.mask
     attention = jax.lax.stop_gradient(attend(params["attention"], features, nn.relu) * mask)
     noise = jax.random.normal(step.key, (len(mask), config.latent), features.dtype)
@@ -312,7 +317,7 @@ def loss_cvae(
 def loss_attention(
     config: ConfigDict, params: Params, video: Video, step: Step
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Eq. 16, L_re warmed up with `config.warm_reconstruction`."""
+    """Eq. 16; L_re is warmed up if `config.warm_reconstruction`."""
     features, mask = video.features, video.mask
     noise_key, dropout_key = jax.random.split(step.key)
     seen = drop_dimensions(dropout_key, features, config.dropout)
@@ -335,10 +340,10 @@ def loss_attention(
 
 
 def score(config: ConfigDict, params: Params, video: Video) -> Scores:
-    """The video score is softmax of the logits of x_fg (without background); the CAS is attention times TCAM.
+    """The video score is the softmax of the logits of x_fg (without background); the CAS is attention times TCAM.
 
-    TCAM is the softmax over classes and background of eq. 13, unsmoothed; by the released rule a sigmoid. Neither has
-    the classifier's bias; evidence, which is what the classifier says of a snippet alone, has it.
+    TCAM is the softmax over classes and background of eq. 13, not smoothed; in the released rule it is a sigmoid.
+    Neither includes the classifier's bias. Evidence, the classifier's output for a single snippet, includes it.
     """
     mask = video.mask[:, None]
     attention, activation = attend_and_classify(params, video.features, video.mask)
@@ -351,13 +356,15 @@ def score(config: ConfigDict, params: Params, video: Video) -> Scores:
 
 
 def method(config: ConfigDict) -> Method:
-    """`config`: hidden, units of the attention; latent, dimensions of z; cvae_hidden, units of the CVAE's layers; r and
-    beta of the CVAE; foreground, alpha, gamma1 and gamma2, the weights of L_fg, L_bg, L_re and L_guide; sigma, of the
-    smoothing, in snippets; warmup, cycles over which L_cvae and, with warm_reconstruction, L_re get their weight;
-    dropout, share of the feature dimensions that attention and classifier do not see of a training video;
-    foreground_epsilon, cvae_weight and proposals: see configs/dgam.py.
+    """DGAM with the options of `config`.
 
-    With gamma1 = 0 there is no CVAE, and no phase for it.
+    hidden: units of the attention. latent: dimensions of z. cvae_hidden: units of the CVAE's layers. r, beta: of the
+    CVAE. foreground, alpha, gamma1, gamma2: the weights of L_fg, L_bg, L_re and L_guide. sigma: of the smoothing, in
+    snippets. warmup: cycles in which L_cvae and, with warm_reconstruction, L_re reach their full weight. dropout: share
+    of the feature dimensions of a training video that attention and classifier do not see. foreground_epsilon,
+    cvae_weight, proposals: see configs/dgam.py.
+
+    With gamma1 = 0 there is no CVAE and no phase for it.
     """
     phases = [Phase("attention", partial(loss_attention, config), ("attention", "classifier"))]
     if config.gamma1 > 0:
@@ -369,16 +376,16 @@ def method(config: ConfigDict) -> Method:
 def propose(
     rule: Callable[[Model, Sequence[Model], Meta], Detections], models: Sequence[Model], fused: Model, meta: Meta
 ) -> Detections:
-    """Section 3.5: segments found in each model alone, those of all models together thinned out by `localize.nms`.
+    """Section 3.5: finds segments in each model separately, then applies `localize.nms` to those of all models.
 
-    A class is looked for in the models whose video score for it is high enough (`localize.predicted_classes`). Scores
+    It searches for a class in the models whose video score for it is high enough (`localize.predicted_classes`). Scores
     are differences of logits (as released, of activations) and can be negative. `soft_nms` is not used.
 
     Args:
-      rule: which segments there are in a model and what they score: `by_attention` or `as_released`.
-      models: each one's scores, with `Extras`, and its options.
-      fused: option `nms` alone.
-      meta: of the same video.
+      rule: finds and scores the segments of a model: `by_attention` or `as_released`.
+      models: the scores of each model, with `Extras`, and its options.
+      fused: only its option `nms` is used.
+      meta: the Meta of the video.
     """
     found = [rule(own, [*models[:i], *models[i + 1 :]], meta) for i, own in enumerate(models)]
     return localize.nms_by_class(localize.join(found), fused.options.nms)
@@ -387,13 +394,13 @@ def propose(
 def by_attention(own: Model, others: Sequence[Model], meta: Meta) -> Detections:
     """Runs of snippets with attention above one of `thresholds` (absolute), scored by eq. 17.
 
-    s(t_s, t_e, c) is the logit, before the softmax, of the attention-weighted mean feature from t_s to t_e; where a
-    flank covers a part of a snippet, that part counts. A flank that is outside the video, or without attention, has 0.
+    s(t_s, t_e, c) is the logit, before the softmax, of the attention-weighted mean feature from t_s to t_e. If a flank
+    covers part of a snippet, that part counts. A flank outside the video, or without attention, contributes 0.
 
     Args:
-      own: options `reject`, `thresholds` and `eta`, the weight of the flanks.
+      own: the model's scores, and options `reject`, `thresholds` and `eta`, the weight of the flanks.
       others: not used.
-      meta: of the same video.
+      meta: the Meta of the video.
     """
     scores, options = own
     attention = np.asarray(scores.attention, np.float64)
@@ -416,7 +423,7 @@ def by_attention(own: Model, others: Sequence[Model], meta: Meta) -> Detections:
 def flanks(
     runs: Int[np.ndarray, "k 2"], length: Float[np.ndarray, "k 1"] | Int[np.ndarray, "k 1"]
 ) -> tuple[Shaped[np.ndarray, "k 2"], Shaped[np.ndarray, "k 2"]]:
-    """What is before and after each run, of the given lengths; it may reach beyond the video."""
+    """The intervals of the given lengths before and after each run; they may extend beyond the video."""
     start, end = runs[:, :1], runs[:, 1:]
     return np.concatenate([start - length, start], axis=1), np.concatenate([end, end + length], axis=1)
 
@@ -424,21 +431,21 @@ def flanks(
 def as_released(own: Model, others: Sequence[Model], meta: Meta) -> Detections:
     """The rule of the authors' code, with one other model (the other stream) or none.
 
-    n snippets, at least `min_snippets` and at most `max_snippets`, spread evenly over the video (repeated in a short
-    one). A class activation is `attention * sigmoid(features @ kernel)`. Signals are interpolated between snippets,
-    `upsample` values for each. Runs of `0.8 * own activation + 0.2 * attention^2` (smoothed by a Gaussian of `smooth`
-    values, if that is not 0) above `mask_threshold` are segments. The score of a value is attention times the streams'
-    mean activation, `own_share` being the weight of this stream, and both with this stream's attention; that of a
-    segment its mean over it, minus `eta` times the means over its flanks, a quarter of the length (rounded down) and 1
-    longer each, where a flank at the end of the video has 0.
+    It samples n snippets evenly from the video, at least `min_snippets` and at most `max_snippets` (snippets of a short
+    video repeat). A class activation is `attention * sigmoid(features @ kernel)`. Signals are interpolated between
+    snippets, with `upsample` values for each. Segments are the runs where `0.8 * own activation + 0.2 * attention^2`
+    (smoothed by a Gaussian of `smooth` values unless that is 0) exceeds `mask_threshold`. The score of a value is the
+    attention times the streams' mean activation, where this stream has the weight `own_share` and both activations use
+    this stream's attention. The score of a segment is the mean over it, minus `eta` times the means over its flanks. A
+    flank has a quarter of the segment's length (rounded down) plus 1; a flank at the end of the video contributes 0.
 
-    Differs in that class 0 is treated as others are, and that a segment may be the first value alone. The classes are
-    those of all snippets.
+    We differ in two points: class 0 is treated like other classes, and a segment may consist of the first value only.
+    The classes are predicted from all snippets.
 
     Args:
       own: this stream's scores and options.
-      others: those of the other streams.
-      meta: of the same video.
+      others: the scores and options of the other streams.
+      meta: the Meta of the video.
     """
     scores, options = own
     length = meta.length

@@ -2,33 +2,33 @@
 
 One model of both streams.
 
-M attention heads per stream each take a weighted mean of K segments (eq. 3), which is scaled to length 1 / sqrt(M)
-(eq. 4); a linear classifier of all heads of all streams says which class it is (eq. 6). As all that is linear in the
-segments once the lengths are known, a class logit is a sum over segments; a segment's part of it, if positive, is its
-class-specific score (CSC, eqs. 7 and 8). Winners-out training removes the segments of the highest scores from the
-training videos after a round (Algorithm 1); winners-out testing selects them, removes them, and scores again
+Each of M attention heads per stream computes a weighted mean of K segments (eq. 3), scaled to length 1 / sqrt(M)
+(eq. 4). A linear classifier of all heads of all streams predicts the class (eq. 6). Given the lengths, all this is
+linear in the segments, so a class logit is a sum over segments. The contribution of a segment, if positive, is its
+class-specific score (CSC, eqs. 7 and 8). Winners-out training removes the segments with the highest scores from the
+training videos after a round (Algorithm 1). Winners-out testing selects them, removes them, and scores again
 (Algorithm 2).
 
-Attention has a bias for each position, so the network sees a grid of K positions: training samples K snippets, and of
-a whole video the grid takes the snippet in the middle of each of K equal parts (`layers.grid`). A snippet has the
-scores of the part that its own middle is in.
+Attention has a bias for each position, so the network sees a grid of K positions. Training samples K snippets; at test
+time the grid takes the snippet in the middle of each of K equal parts of the video (`layers.grid`). A snippet gets the
+scores of the part that contains its middle.
 
 Where the paper is silent, or we differ:
-- The top p of K segments are a share p / K, `share`: of the snippets of a training video, those that are removed
-  already included, and of the positions at test; rounded, and at least one. What counts nothing wins nothing: a segment
-  with a score of 0 is never a winner, so there may be fewer than p.
-- alpha of eq. 4 cancels but for its sign, and has no gradient. We leave it out but for its sign, or Adam would scale up
-  what rounding leaves of the gradient and turn signs. With `shift`, beta of attention clusters is added before the
-  length is taken, and alpha is learnt. A mean of length 0 stays 0.
-- `while t < N_step` from t = 1 would be N_step - 1 steps; the text "sets the number of winners-out steps to 10", which
-  we follow. So 1 step is testing without winners-out (Table IV).
-- A segment is scored (eq. 11) by its CSC at the step that selects it: later ones do not have it, and earlier ones
-  give a share to what was selected before.
-- CAM (Table V) has the mean of all segments, repeated M times, in place of the heads. Eq. 4 stays.
-- Dropout is of entries of the heads' outputs, before the classifier.
+- The top p of K segments are a share p / K, `share`: in training of the snippets of the video, including removed ones,
+  and in testing of the positions; rounded, and at least one. Segments with score 0 are never winners, so there may be
+  fewer than p.
+- alpha of eq. 4 cancels except for its sign, so it has no gradient. We keep only its sign, because Adam would amplify
+  the rounding errors of the gradient and flip signs. With `shift`, beta of attention clusters is added before the
+  normalization, and alpha is learnt. A mean of length 0 stays 0.
+- `while t < N_step` from t = 1 gives N_step - 1 steps, but the text "sets the number of winners-out steps to 10". We
+  follow the text, so 1 step is testing without winners-out (Table IV).
+- The score of a segment (eq. 11) is its CSC at the step that selects it: later steps exclude it, and earlier ones share
+  the attention with segments selected before.
+- CAM (Table V) replaces the heads by the mean of all segments, repeated M times. Eq. 4 still applies.
+- Dropout applies to entries of the heads' outputs, before the classifier.
 
-A training step costs 4 products of [M d] with [K d] per video and stream, and small ones; testing one of [K d] with
-[d M c], after which a step of Algorithm 2 costs one of [M K] with [K d] for each of its classes.
+Per video and stream, a training step costs 4 products of [M d] with [K d], and small ones. Testing costs one of [K d]
+with [d M c], and then one of [M K] with [K d] for each class and step of Algorithm 2.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,46 +49,47 @@ from wsal_jax.types import Detections, InputError, Meta, Model, Scores, Video
 SCORES = ("csc", "cam", "attention")
 
 TINY = 1e-12
-"""The square of the length below which a vector is one of length 0."""
+"""Squared length below which a vector counts as 0."""
 
 
 class Extras(NamedTuple):
-    """What Algorithms 1 and 2 leave for `revise` and `propose`."""
+    """The inputs of `revise` and `propose`."""
 
     winners: Float[Any, "q k"]
-    """Of the q best classes, what Algorithm 2 selects on the grid (`winners_out`)."""
+    """For each of the q best classes, the selection of Algorithm 2 on the grid (`winners_out`)."""
     classes: Int[Any, " q"]
+    """The q best classes."""
     length: Int[Any, ""]
-    """Of the video."""
+    """Number of snippets of the video."""
 
 
 def attend(logits: Float[Array, "m k"], mask: Float[Array, " k"]) -> Float[Array, "m k"]:
-    """Eq. 3: the softmax over the segments there are; the others get exactly 0, and all do where none is left.
+    """Eq. 3: the softmax over unmasked segments; masked ones get exactly 0, even if all are masked.
 
     Args:
       logits: W H' + B of each head.
-      mask: 1 for each segment there is.
+      mask: 1 at segments that are left.
     """
     return jax.nn.softmax(jnp.where(mask > 0, logits, -1e30), axis=1) * (mask > 0)
 
 
 def shifting_operation(heads: Params, pooled: Float[Array, "m d"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """Eq. 4 as `v = scale * A H + shift` of each head, from its weighted mean A H; both are 0 where v has no length.
+    """Eq. 4 as `v = scale * A H + shift` of each head, from its weighted mean A H; both are 0 if v has length 0.
 
     Args:
-      heads: `scale` is alpha, `shift` beta, if there is one.
+      heads: `scale` is alpha, `shift` (if any) is beta.
       pooled: A H.
     """
     alpha = heads["scale"] if "shift" in heads else jnp.sign(heads["scale"])
     beta = heads.get("shift", jnp.zeros_like(alpha))
     square = jnp.sum((alpha[:, None] * pooled + beta[:, None]) ** 2, axis=1)
-    there = square > TINY  # twice, or the gradient of the root at 0 would be infinite
+    there = square > TINY  # used twice: the gradient of the root at 0 would be infinite
     inverse = jnp.where(there, jax.lax.rsqrt(jnp.where(there, square, 1.0)), 0.0) / np.sqrt(len(alpha))
     return alpha * inverse, beta * inverse
 
 
 def redundancy(attention: Float[Array, "m k"]) -> Float[Array, ""]:
-    """|A A' - I|_F^2 of eq. 6; it is least where each head attends to one segment, each to another."""
+    """|A A' - I|_F^2 of eq. 6; it is minimal if each head attends to a single segment, different for each head."""
     return jnp.sum((attention @ attention.T - jnp.eye(len(attention))) ** 2)
 
 
@@ -99,14 +100,14 @@ def contributions(
     response: Float[Array, "k m c"],
     mask: Float[Array, " k"],
 ) -> Float[Array, "k c"]:
-    """What each segment adds to the logit of each class (eq. 7): the CSC of one stream before the ReLU.
+    """The contribution of each segment to the logit of each class (eq. 7): the CSC of one stream before the ReLU.
 
     Args:
       heads: the parameters of the stream's heads.
-      logits: of the attention, W H' + B.
+      logits: the attention logits W H' + B.
       features: H.
       response: h_k . z_m^c, with the classifier's weights z.
-      mask: the segments there are; the others add 0.
+      mask: 1 at segments that are left; the others contribute 0.
     """
     attention = attend(logits, mask)
     scale, _ = shifting_operation(heads, attention @ features)
@@ -114,7 +115,7 @@ def contributions(
 
 
 def winners(scores: Float[Array, " n"], count: Int[Array, ""] | int) -> Bool[Array, " n"]:
-    """The `count` highest scores that are positive; of equal ones the first."""
+    """The `count` highest positive scores; among equal scores the first."""
     rank = jnp.argsort(jnp.argsort(-scores))
     return (rank < count) & (scores > 0)
 
@@ -122,13 +123,13 @@ def winners(scores: Float[Array, " n"], count: Int[Array, ""] | int) -> Bool[Arr
 def winners_out(
     importance: Callable[[Float[Array, " k"]], Float[Array, " k"]], mask: Float[Array, " k"], count: int, steps: int
 ) -> Float[Array, " k"]:
-    """Algorithm 2 for one class: the score of each selected segment at the step that selected it, 0 at the others.
+    """Algorithm 2 for one class: the score of each selected segment at the step that selects it, 0 for the others.
 
     Args:
-      importance: the scores of all segments where those of the given mask are left.
-      mask: the segments there are.
-      count: how many a step selects, at most.
-      steps: how many there are.
+      importance: the scores of all segments, given the mask of those that are left.
+      mask: the segments at the start.
+      count: the largest number of segments that a step selects.
+      steps: number of steps.
     """
 
     def step(carry, _):
@@ -142,7 +143,8 @@ def winners_out(
 
 
 def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
-    """alpha and beta are drawn from N(0, M^-1/4), read as the standard deviation; W as a fully-connected layer."""
+    """alpha and beta are drawn from N(0, M^-1/4), with M^-1/4 as the standard deviation; W like a fully-connected
+    layer."""
     attention_key, classifier_key = jax.random.split(key)
     normal = jax.nn.initializers.lecun_normal()
     streams = []
@@ -167,7 +169,7 @@ def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
 def on_grid(
     config: ConfigDict, params: Params, video: Video
 ) -> tuple[list[tuple[Params, Array, Array, Array]], Float[Array, " k"]]:
-    """Of each stream its heads, attention logits [m k], features [k d] and classifier [m d c]; and the mask."""
+    """For each stream its heads, attention logits [m k], features [k d] and classifier [m d c]; and the mask."""
     at = layers.grid(video.length, config.segments)
     streams, start = [], 0
     for heads, kernel in zip(params["attention"], params["classifier"]["kernel"]):
@@ -182,7 +184,7 @@ def on_grid(
 def loss(
     config: ConfigDict, params: Params, video: Video, step: Step
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Eq. 6 for one video; without a label there is nothing to classify."""
+    """Eq. 6 for one video; without a label, the classification term is 0."""
     streams, mask = on_grid(config, params, video)
     logits, penalty = params["classifier"]["bias"], 0.0
     for i, (heads, attention_logits, features, kernel) in enumerate(streams):
@@ -199,14 +201,14 @@ def loss(
 
 
 def fuse_streams(config: ConfigDict, of_streams: Sequence[Float[Array, "k *c"]]) -> Float[Array, "k *c"]:
-    """Eq. 10."""
+    """Fuses the scores of the streams (eq. 10)."""
     return of_streams[0] + config.gamma * sum(of_streams[1:])
 
 
 def score(config: ConfigDict, params: Params, video: Video) -> Scores:
-    """`cas` is the score of the first step; `attention` the mean of all heads of all streams, over its maximum.
+    """`cas` is the score at the first step; `attention` is the mean of all heads and streams, divided by its maximum.
 
-    `evidence` is the probability of a segment alone.
+    `evidence` is the class probability of a video that consists of the segment only.
     """
     streams, mask = on_grid(config, params, video)
     responses = [jnp.einsum("kd,mdc->kmc", features, kernel) for _, _, features, kernel in streams]
@@ -220,7 +222,7 @@ def score(config: ConfigDict, params: Params, video: Video) -> Scores:
 
     logits = alone = params["classifier"]["bias"]
     for (heads, attention_logits, features, kernel), response in zip(streams, responses):
-        total = kernel.sum(axis=1)  # what a shift is multiplied by
+        total = kernel.sum(axis=1)  # a shift is multiplied by it
         _, shift = shifting_operation(heads, attend(attention_logits, mask) @ features)
         part = contributions(heads, attention_logits, features, response, mask)
         logits = logits + part.sum(axis=0) + shift @ total
@@ -251,20 +253,22 @@ def score(config: ConfigDict, params: Params, video: Video) -> Scores:
 def revise(
     config: ConfigDict, keep: Float[Array, " n"], scores: Scores, labels: Float[Array, " c"]
 ) -> Float[Array, " n"]:
-    """Algorithm 1, lines 4 to 10: takes the winners of each true class out of what is left."""
+    """Algorithm 1, lines 4 to 10: removes the winners of each true class from the remaining snippets."""
     count = jnp.maximum(1, jnp.round(config.share * scores.extras.length)).astype(int)
     won = jax.vmap(winners, (1, None), 1)(scores.cas * keep[:, None], count)
     return keep * ~(won & (labels > 0)).any(axis=1)
 
 
 def method(config: ConfigDict) -> Method:
-    """`config`: segments, the K positions of the grid; heads, M; shift, whether eq. 4 has a beta; dropout, the share of
-    entries; penalty, the weight of `redundancy`; gamma, of eq. 10, that of all streams but the first; share, p / K;
-    rounds, of training; test_steps and test_classes, N_step and q of Algorithm 2; scores, what winners are chosen by:
+    """IWO-Net with the options of `config`.
+
+    segments: the K positions of the grid. heads: M. shift: whether eq. 4 has a beta. dropout: share of entries.
+    penalty: weight of `redundancy`. gamma: weight of all streams but the first in eq. 10. share: p / K. rounds: rounds
+    of training. test_steps, test_classes: N_step and q of Algorithm 2. scores: the scores that winners are chosen by:
     csc, cam or attention.
 
     Raises:
-      InputError: options that cannot work.
+      InputError: an invalid option.
     """
     if config.scores not in SCORES:
         raise InputError(f"config.method.scores={config.scores!r}: there are {', '.join(SCORES)}")
@@ -280,16 +284,16 @@ def method(config: ConfigDict) -> Method:
 
 
 def propose(models: Sequence[Model], fused: Model, meta: Meta) -> Detections:
-    """Adjacent selected segments of a class are a detection, scored by their mean score (eq. 11).
+    """Each run of selected segments of a class is a detection, scored by their mean score (eq. 11).
 
-    Segment k of K is [k, k + 1) * n / K of the n snippets, clipped to the video. There is nothing to suppress, as
-    detections of a class do not overlap. Scores of several models that were fused have no selected segments, and are
-    left to `localize.propose`.
+    Segment k of K is [k, k + 1) * n / K of the n snippets, clipped to the video. No NMS is needed, because detections
+    of a class do not overlap. Fused scores of several models have no selected segments, so `localize.propose` handles
+    them.
 
     Args:
-      models: for `localize.propose`.
-      fused: with `Extras`, or without if it is several models; options for `localize.propose`.
-      meta: of the same video.
+      models: passed to `localize.propose`.
+      fused: scores with `Extras` for a single model, without for several; options for `localize.propose`.
+      meta: the Meta of the video.
     """
     extras = fused.scores.extras
     if extras is None:

@@ -2,26 +2,26 @@
 
 One model per stream.
 
-A recurrent decoder says the classes of a video one after the other, then that there are no more. At each step an
-attention over the video's segments assembles the feature of the next action, so that each class has an attention of
-its own; the gradient of the class's logit with respect to that feature (ST-GradCAM) says which segments speak for it.
-It learns from how often each class occurs in a training video (RAM), which is more than video labels.
+A recurrent decoder emits the classes of a video one after the other, then an end token. At each step an attention over
+the video's segments assembles the feature of the next action, so each class has its own attention. The gradient of the
+class's logit with respect to that feature (ST-GradCAM) scores the segments for the class. The term RAM learns from the
+count of each class in a training video, which is more supervision than video labels.
 
 Names: n snippets, of which N = `segments` evenly spaced ones are the segments; d feature dimensions, c classes, a units
-of the attention, m of the LSTM, t steps of the decoder. Class c of the decoder's c + 1 is the end.
+of the attention, m of the LSTM, t steps of the decoder. The decoder has c + 1 classes; class c is the end.
 
 Where we differ from the paper, or it is silent:
-- Eq. 6: positions are within [0, 1] and sum_k alpha_k k is the mean position, divided by sum_k alpha_k; as printed it
-  is of the order of N^2 / 2, and the gate is 0 or 1. Its first term is added to each unit of W h. The gate is 1 at
-  t = 1.
+- Eq. 6: positions are in [0, 1], and sum_k alpha_k k is divided by sum_k alpha_k to give the mean position. As printed,
+  the sum is of the order of N^2 / 2, and the gate is always 0 or 1. The first term is added to each unit of W h. The
+  gate is 1 at t = 1.
 - Eq. 1: see `assemble`.
-- Order and end of the sequence are not given: classes in the order of their index, as the order of their occurrence
-  would be more than weak labels, then an end token. The true class is fed back in training, the chosen one in testing.
-- In testing the most probable class is chosen at each step, none twice, and never the end at first.
-- Sparsity, coverage and RAM are losses of the steps that say a class; the end's own attention is free.
-- Dropout is of feature dimensions, the same ones in all segments of a video, as in MAAN here.
-- Softmax logits mean something only compared with each other, and so does the 0 of eq. 13: sigmoid(xi) is compared
-  with nothing.
+- The paper does not give the order and the end of the sequence. We order classes by index, because their temporal order
+  would exceed weak labels, and add an end token. Training feeds back the true class, testing the chosen one.
+- Testing chooses the most probable class at each step, no class twice, and not the end at the first step.
+- Sparsity, coverage and RAM losses cover the steps that emit a class; the attention of the end is unconstrained.
+- Dropout applies to feature dimensions, the same ones in all segments of a video, as in our MAAN.
+- Softmax logits are meaningful only relative to each other, so the zero point of xi, and with it sigmoid(xi) of eq. 13,
+  is arbitrary.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,22 +50,22 @@ TINY = 1e-6
 
 
 class Said(NamedTuple):
-    """What the decoder says at a step."""
+    """The output of a decoder step."""
 
     attention: Float[Array, " N"]
     logits: Float[Array, " k"]
-    """Of the classes and the end."""
+    """Logits of the classes and the end."""
     ram: Float[Array, ""]
-    """How often the class occurs, eq. 8; 0 without RAM."""
+    """The predicted count of the class, eq. 8; 0 without RAM."""
 
 
 def lstm(
     params: Params, state: tuple[Float[Array, " m"], Float[Array, " m"]], x: Float[Array, " i"]
 ) -> tuple[tuple[Float[Array, " m"], Float[Array, " m"]], Float[Array, " m"]]:
-    """Long short-term memory; it forgets little at first (1 is added to the gate).
+    """Long short-term memory with a forget bias of 1, so that it forgets little at first.
 
     Args:
-      params: `input`, `recurrent` and `bias` of the gates write, forget, new and read.
+      params: `input`, `recurrent` and `bias`, for the gates write, forget, new and read.
       state: output and memory.
       x: the input.
 
@@ -91,11 +91,11 @@ def attend(
     """The attention of a step, eqs. 3, 6 and 7; 0 where masked.
 
     Args:
-      params: `hidden` is W_alpha, `energy` v_alpha, `position` Z; without the last there is no coverage (eq. 2).
+      params: `hidden` is W_alpha, `energy` v_alpha, `position` Z; without `position` there is no coverage (eq. 2).
       projected: U_alpha s_i.
-      mask: 1 for each segment there is.
+      mask: 1 at real segments.
       hidden: h_{t-1}.
-      before: the attention of the step before; it does not matter at the first.
+      before: the attention of the previous step; ignored at the first.
       first: whether this is the first step.
     """
     shared = hidden @ params["hidden"]
@@ -111,17 +111,23 @@ def attend(
 def assemble(
     attention: Float[Array, " N"], features: Float[Array, "N d"], mask: Float[Array, " N"], assembly: str
 ) -> Float[Array, " d"]:
-    """x_t, eq. 1: the `sum` of the weighted features as printed, or their `mean` over the segments there are.
+    """x_t, eq. 1: the `sum` of the weighted features as printed, or their `mean` over real segments.
 
-    Eq. 12 shares the logit out among the segments. Of a sum, each one's xi is so small that sigmoid(xi) is about 0.5
-    everywhere, and attended ST-GradCAM no more than the attention; of a mean it is as large as the logit.
+    Eq. 12 distributes the logit over the segments. With a sum, each xi is so small that sigmoid(xi) is about 0.5
+    everywhere, and attended ST-GradCAM reduces to the attention. With a mean, xi is as large as the logit.
+
+    Args:
+      attention: of each segment.
+      features: of each segment.
+      mask: 1 at real segments.
+      assembly: "sum" or "mean".
     """
     total = attention @ features
     return total / jnp.maximum(mask.sum(), 1) if assembly == "mean" else total
 
 
 def gradcam_weights(logits_of: Callable[[Array], Array], x: Float[Array, " d"]) -> Float[Array, "k d"]:
-    """w_t^c of eq. 11 of each class: the gradient of its logit with respect to the assembled feature."""
+    """w_t^c of eq. 11 for each class: the gradient of its logit with respect to the assembled feature."""
     return jax.jacrev(logits_of)(x)
 
 
@@ -136,21 +142,21 @@ def step(
     first: Bool[Array, ""],
     assembly: str,
 ) -> tuple[Any, Said, Callable[[Array], Array], Float[Array, " d"]]:
-    """A step of the decoder, eqs. 1, 5, 8 and 9.
+    """One step of the decoder, eqs. 1, 5, 8 and 9.
 
     Args:
       params: groups `attention`, `decoder` and, with RAM, `ram`.
       features: of the segments.
-      projected: U_alpha of them, the same in all steps.
-      mask: 1 for each segment there is.
-      state: of the cell; its first part is h_{t-1}.
-      before: the attention of the step before.
+      projected: U_alpha s_i, which is the same in all steps.
+      mask: 1 at real segments.
+      state: state of the LSTM; its first part is h_{t-1}.
+      before: the attention of the previous step.
       token: y_{t-1}, or the number of classes at the first step.
       first: whether this is the first step.
       assembly: see `assemble`.
 
     Returns:
-      The cell's new state; what the step says; its logits as a function of x_t, all else as it was; x_t.
+      The new state of the LSTM; the output; the logits as a function of x_t with all else fixed; x_t.
     """
     decoder = params["decoder"]
     attention = attend(params["attention"], projected, mask, state[0], before, first)
@@ -179,12 +185,12 @@ def teach(
     tokens: Int[Array, " t"],
     assembly: str,
 ) -> Said:
-    """All steps [t ...] of a decoder that is told the class of the step before, `tokens[t - 1]`.
+    """All steps [t ...] of the decoder with teacher forcing: step t receives the true class `tokens[t - 1]`.
 
     Args:
       params: see `step`.
       features: of the segments.
-      mask: 1 for each segment there is.
+      mask: 1 at real segments.
       tokens: the true class of each step, then the end.
       assembly: see `assemble`.
     """
@@ -201,15 +207,15 @@ def teach(
 
 
 class Decoded(NamedTuple):
-    """What a video was decoded to, by step."""
+    """The decoder's output for a video, by step."""
 
     attention: Float[Array, "t N"]
     probability: Float[Array, "t k"]
-    """Of what can be chosen at the step: the classes not yet chosen and, but at first, the end."""
+    """Over the possible choices of the step: the classes not yet chosen and, after the first step, the end."""
     weights: Float[Array, "t c d"]
-    """Of eq. 11."""
+    """w_t^c of eq. 11."""
     token: Int[Array, " t"]
-    """The choice; the end from the end on."""
+    """The chosen class; the end in all steps after the end."""
 
 
 def decode(
@@ -219,12 +225,12 @@ def decode(
     num_steps: int,
     assembly: str,
 ) -> Decoded:
-    """Greedy decoding with ST-GradCAM in each step; what comes after the end means nothing.
+    """Greedy decoding with ST-GradCAM in each step; steps after the end are meaningless.
 
     Args:
       params: see `step`.
       features: of the segments.
-      mask: 1 for each segment there is.
+      mask: 1 at real segments.
       num_steps: t.
       assembly: see `assemble`.
     """
@@ -254,7 +260,7 @@ def decode(
 
 
 def step_of_class(decoded: Decoded) -> Int[Array, " c"]:
-    """The step that chose each class, or else the one at which the class was most probable, up to the end."""
+    """The step that chose each class; for other classes the step, up to the end, at which it was most probable."""
     token = decoded.token[:, None]
     end = decoded.probability.shape[1] - 1
     reached = jnp.append(True, decoded.token[:-1] != end)[:, None]
@@ -263,18 +269,18 @@ def step_of_class(decoded: Decoded) -> Int[Array, " c"]:
 
 
 def coverage_loss(attention: Float[Array, "t N"], valid: Float[Array, " t"]) -> Float[Array, ""]:
-    """Eq. 17 as printed, of adjacent steps, summed over the steps after the first that are valid.
+    """Eq. 17 as printed, for adjacent steps, summed over the valid steps after the first.
 
     Args:
       attention: of each step.
-      valid: 1 for a step that says a class.
+      valid: 1 at steps that emit a class.
     """
     cumulative = jnp.cumsum(attention, axis=1).sum(axis=1)
     return (nn.relu(jnp.diff(cumulative)) * valid[1:]).sum()
 
 
 def targets(labels: Float[Array, " c"], num_steps: int) -> tuple[Int[Array, " t"], Float[Array, " t"]]:
-    """The classes of a video in the order of their index, then the end; and where there is a class."""
+    """The classes of a video by index, then the end; and 1 at the steps with a class."""
     order = jnp.argsort(labels <= 0, stable=True)
     order = jnp.append(order, jnp.zeros(num_steps, order.dtype))[:num_steps]
     valid = jnp.arange(num_steps) < (labels > 0).sum()
@@ -282,7 +288,7 @@ def targets(labels: Float[Array, " c"], num_steps: int) -> tuple[Int[Array, " t"
 
 
 def has_terms(config: ConfigDict) -> tuple[bool, ...]:
-    """Whether sparsity, coverage and RAM are among the terms of the model."""
+    """Whether the model has sparsity, coverage and RAM."""
     return tuple(term in config.terms.split("+") for term in TERMS)
 
 
@@ -293,7 +299,7 @@ def on_grid(config: ConfigDict, video: Video) -> tuple[Float[Array, "N d"], Floa
 
 
 def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
-    """Zero Z, and a count of the mean attention: sums of N attentions would fill the LSTM."""
+    """Z starts at 0, and the count as the mean attention: a sum of N attentions would saturate the LSTM."""
     _, covered, counted = has_terms(config)
     dense, recurrent = nn.initializers.lecun_normal(), nn.initializers.orthogonal()
     keys = iter(jax.random.split(key, 8))
@@ -325,7 +331,7 @@ def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
 def loss(
     config: ConfigDict, params: Params, video: Video, step: Step
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Eqs. 15 to 18 for one video; the metrics are the terms with their weights, and the mean attention."""
+    """Eqs. 15 to 18 for one video; the metrics are the weighted terms and the mean attention."""
     sparse, covered, counted = has_terms(config)
     features, mask = on_grid(config, video)
     features = drop_dimensions(step.key, features, config.dropout)
@@ -347,11 +353,11 @@ def loss(
 
 
 def score(config: ConfigDict, params: Params, video: Video) -> Scores:
-    """Each class by the step that belongs to it (`step_of_class`); segments stand for the snippets around them.
+    """Scores each class by its step (`step_of_class`); segments represent the snippets around them.
 
-    The video score is the probability of the class at its step, among what could be chosen there. The CAS is the
-    sequence that segments are looked for in; the attention the largest of those steps that chose a class; the
-    evidence the sigmoid of xi of eq. 13, of each snippet itself.
+    The video score is the probability of the class at its step, among the possible choices. The CAS is the sequence in
+    which segments are searched. The attention is the maximum over the steps that chose a class. The evidence is the
+    sigmoid of xi of eq. 13, computed for each snippet.
     """
     features, mask = on_grid(config, video)
     num_classes = video.labels.size
@@ -370,12 +376,12 @@ def score(config: ConfigDict, params: Params, video: Video) -> Scores:
 
 
 def check(config: ConfigDict, data: "Dataset") -> None:
-    """Raises InputError: counts are wanted and not known, or a video has more classes than `max_classes`."""
+    """Raises InputError if counts are needed but unknown, or a video has more classes than `max_classes`."""
     unknown = [meta.id for meta, counts in zip(data.metas, data.counts) if counts.min() < 0]
     terms = config.terms.split("+")
     if "ram" in terms and unknown:
         raise InputError(
-            f"star learns from how often each class occurs in a training video, which is not known of "
+            f"star learns from the count of each class in a training video, which is unknown for "
             f"{len(unknown)} of {len(data.metas)} (the first is {unknown[0]}): annotate them, or train without "
             f"RAM: --config=configs/star.py:terms={'+'.join(term for term in terms if term != 'ram')}"
         )
@@ -388,13 +394,15 @@ def check(config: ConfigDict, data: "Dataset") -> None:
 
 
 def method(config: ConfigDict) -> Method:
-    """`config`: terms, of which the model is made, "stem" and any of "spa", "cov" and "ram" with a + between them
-    (Table 1); hidden, units of attention, LSTM and embedding; segments, N; max_classes, of a video; sparsity, coverage
-    and ram, the weights of eq. 15; dropout, share of the feature dimensions that training drops for a video; assembly,
-    see `assemble`; localization, the sequence that segments are looked for in: attended, attention, gradcam (Table 2).
+    """STAR with the options of `config`.
+
+    terms: the terms of the model, "stem" and any of "spa", "cov" and "ram", joined by + (Table 1). hidden: units of
+    attention, LSTM and embedding. segments: N. max_classes: of a video. sparsity, coverage, ram: the weights of eq. 15.
+    dropout: share of the feature dimensions that training drops for a video. assembly: see `assemble`. localization:
+    the sequence in which segments are searched: attended, attention or gradcam (Table 2).
 
     Raises:
-      InputError: a term, an assembly or a localization that does not exist.
+      InputError: an unknown term, assembly or localization.
     """
     for option, there in dict(assembly=ASSEMBLIES, localization=LOCALIZATIONS).items():
         if config[option] not in there:
@@ -415,18 +423,18 @@ def method(config: ConfigDict) -> Method:
 
 
 def propose(models: Sequence[Model], fused: Model, meta: Meta) -> Detections:
-    """Section 3.2: segments from each model's localization sequence, scored by eq. 14, thinned out over all models.
+    """Section 3.2: segments from each model's localization sequence, scored by eq. 14, with NMS over all models.
 
-    A class is looked for in every model if its fused video score is high enough (`localize.predicted_classes`). Runs of
-    snippets with a CAS above `thresholds` times its largest value are segments. The score is the mean, over the run, of
-    the fused class attention (eq. 14 with lambda the share of a weight) times the model's sigmoid(xi); with
-    `localization` "attention" or "gradcam", of that factor alone. Eq. 14 does not have the fused video score of the
-    class; with `confidence` it is a factor. `soft_nms` is not used.
+    It searches for a class in every model if its fused video score is high enough (`localize.predicted_classes`).
+    Segments are runs of snippets with a CAS above `thresholds` times its maximum. The score is the mean over the run of
+    the fused class attention (eq. 14, where lambda is the share of a weight) times the model's sigmoid(xi); if
+    `localization` is "attention" or "gradcam", it is the mean of that factor only. With `confidence` the score is
+    multiplied by the fused video score of the class, which eq. 14 does not do. `soft_nms` is not used.
 
     Args:
-      models: each one's scores, and its options but for `reject` and `nms`.
-      fused: their fused scores, options `reject` and `nms`.
-      meta: of the same video.
+      models: the scores of each model, and its options except `reject` and `nms`.
+      fused: the fused scores, and options `reject` and `nms`.
+      meta: the Meta of the video.
     """
     attention = np.asarray(fused.scores.class_attention, np.float64)
     found = []

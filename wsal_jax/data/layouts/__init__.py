@@ -1,8 +1,8 @@
-"""The ways in which features and annotations of the benchmarks lie on people's disks, one module each.
+"""The layouts in which features and annotations of the benchmarks are distributed, one module each.
 
-A module has three things: `LOOKS_FOR`, a line that says what it looks for; `matches(root)`, whether that is there; and
-`read(root, benchmark, problems)`, which lists every video it finds. None of them checks features or decides what
-becomes of odd data: `wsal_jax.data.benchmark` does, in one way for all.
+A module has `LOOKS_FOR`, a line that describes its files; `matches(root)`, which tests for them; and
+`read(root, benchmark, problems)`, which lists all videos it finds. Modules do not check features or treat odd data;
+`wsal_jax.data.benchmark` does this for all of them.
 """
 
 import importlib
@@ -21,18 +21,18 @@ NAMES = ("w_talc", "bas_net", "ftcl", "dgam", "a2cl_pt", "cmcs", "opentad")
 
 
 class Benchmark(NamedTuple):
-    """What is known of a benchmark before its files are read."""
+    """The properties of a benchmark that are known before its files are read."""
 
     name: str
     classes: tuple[str, ...] | None
-    """In the order of their indices; None: the labels in use, sorted by name."""
+    """Class names in the order of their indices; None for the labels in use, sorted by name."""
     num_classes: int
     split_of: Callable[[str, str, set[str]], str | None]
     """(id, subset, all subsets of the annotations) -> "train", "test" or None for neither."""
 
 
 class Sampling(NamedTuple):
-    """Where the snippets of a layout's features lie; `fps` None is each video's own."""
+    """The sampling of a layout's features; `fps` None means the frame rate of each video."""
 
     fps: float | None
     stride: float
@@ -40,32 +40,32 @@ class Sampling(NamedTuple):
 
 
 class Source(NamedTuple):
-    """One video as it lies there."""
+    """One video of a layout."""
 
     id: str
     split: str
     where: str
-    """The files of its features, for messages."""
+    """The files of its features, for error messages."""
     load: Callable[[], dict[str, np.ndarray]]
-    """Reads the features by stream, as they are; may raise an InputError."""
+    """Reads the features by stream, unchecked; may raise an InputError."""
     record: Record | None
-    """What the annotations say of it, if anything."""
+    """Its annotation, if any."""
 
 
 class Listing(NamedTuple):
-    """All that a layout has."""
+    """The contents of a layout."""
 
     sources: list[Source]
     missing: list[str]
-    """Ids that should have features by the annotations and lists, and have none."""
+    """Ids without features, although annotations or lists contain them."""
     sampling: Sampling
 
 
 def choose(root: Path, layout: str) -> ModuleType:
-    """The module of the layout named, or of the one that is in the folder if `layout` is "auto".
+    """The module of the named layout or, if `layout` is "auto", of the layout in the folder.
 
     Raises:
-      FolderError: none or several are there; it says what was looked for, and what the folder has.
+      FolderError: none or several layouts match; the message lists their files and the contents of the folder.
     """
     if layout != "auto" and layout not in NAMES:
         raise FolderError(root, [f"there is no layout {layout!r}: there are auto, {', '.join(NAMES)}"])
@@ -86,7 +86,7 @@ def choose(root: Path, layout: str) -> ModuleType:
 
 
 def halves(joint: Num[np.ndarray, "n d"]) -> dict[str, Num[np.ndarray, "n _"]]:
-    """The streams of joint features: rgb | flow. What has no two halves stays whole, for the checks to refuse."""
+    """Splits joint features rgb | flow. Features without two halves stay whole, so that the checks refuse them."""
     if joint.ndim != 2 or joint.shape[1] % 2:
         return {"rgb": joint}
     rgb, flow = np.split(joint, 2, axis=1)

@@ -1,11 +1,11 @@
 """A2CL-PT: the features of all videos of a split in one pickled dict.
 
-`feature_train.npy` and `feature_val.npy`, each a dict from id to features [n 2d] (rgb | flow), and `annotation.json`
-(`annotations.read_activitynet`), whose `miscellany` says of how many frames at which rate the snippets are, by default
-16 at 25 per second. Its times are up to 0.13 s off those of THUMOS14.
+Its files are `feature_train.npy` and `feature_val.npy`, each a dict from id to features [n 2d] (rgb | flow), and
+`annotation.json` (`annotations.read_activitynet`). The `miscellany` there gives frames per snippet and frame rate, by
+default 16 and 25. Its times differ from THUMOS14's by up to 0.13 s.
 
-Videos without annotations are left out. 927 annotations of training videos have a label and no segment: a training
-video that has only such ones is used if all its labels are classes of the benchmark.
+Videos without annotations are left out. 927 annotations of training videos have a label but no segment. A training
+video with only such annotations is used if all its labels are classes of the benchmark.
 """
 
 from functools import partial
@@ -58,7 +58,7 @@ def read(root: Path, benchmark: Benchmark, problems: Problems) -> Listing:
 
 
 def _is_weak(record: Record, benchmark: Benchmark) -> bool:
-    """Whether a video without segments has labels that are all of the benchmark's."""
+    """Whether a video without segments has labels, all of them classes of the benchmark."""
     known = set(record.video_labels if benchmark.classes is None else benchmark.classes)
     return bool(record.video_labels) and set(record.video_labels) <= known
 

@@ -1,8 +1,8 @@
 """BaS-Net and its successors (UM, CoLA, ASL, SAL, UniWTAL...): a file for each video and stream.
 
-`features/{train,test}/{rgb,flow}/<video>.npy`, `gt.json` (`annotations.read_activitynet`, times as strings) and
-`split_{train,test}.txt`, one video a line, without which the folders decide. Snippets of 16 frames at 25 frames per
-second; `gt.json` has no durations, so a video lasts as long as its features.
+Its files are `features/{train,test}/{rgb,flow}/<video>.npy`, `gt.json` (`annotations.read_activitynet`, times as
+strings) and `split_{train,test}.txt`, one video per line; without the split files, the folders decide. Snippets have 16
+frames at 25 frames per second. `gt.json` has no durations, so a video has the duration of its features.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,14 @@ def read_splits(
     load: Callable[[dict[str, Path]], dict[str, np.ndarray]],
     problems: Problems,
 ) -> Listing:
-    """The listing of a folder with `gt.json` and split files; `found` has the files by split, video and kind."""
+    """The listing of a folder with `gt.json` and split files.
+
+    Args:
+      root: the folder.
+      found: the files by split, video and kind.
+      load: reads the files of a video.
+      problems: receives problems.
+    """
     records = read_activitynet(root / "gt.json", problems)
     sources, missing = [], []
     for split in SPLITS:

@@ -1,12 +1,12 @@
 """CMCS: an `.npz` for each video and stream, with one crop or ten.
 
-`<video>-rgb.npz` and `<video>-flow.npz`, in any folders below the root, with "v_" before ActivityNet's ids; in each
-`feature` [B n d] of B crops, whose mean we take, and `frame_cnt`. Annotations: THUMOS14's own text files (`*_val.txt`,
-`*_test.txt`, `annotations.read_thumos_text`) and, for the frame rates, its `.mat` files with `videos` in a name; or
-ActivityNet's JSON.
+Its files are `<video>-rgb.npz` and `<video>-flow.npz`, in any folders below the root, with "v_" before ActivityNet's
+ids. Each has `feature` [B n d] with B crops, of which we take the mean, and `frame_cnt`. Annotations are THUMOS14's
+text files (`*_val.txt`, `*_test.txt`, `annotations.read_thumos_text`) with its `.mat` files for the frame rates (a
+variable has `videos` in its name), or ActivityNet's JSON.
 
-Snippets of 16 frames that start every 4 frames of THUMOS14 at the video's own rate, every 16 at 25 frames per second of
-ActivityNet. Features of UntrimmedNet, [n B d 1 1], start every 5 or 15.
+Snippets have 16 frames. They start every 4 frames at the video's own rate (THUMOS14), or every 16 frames at 25 frames
+per second (ActivityNet). Features of UntrimmedNet, [n B d 1 1], start every 5 or 15 frames.
 """
 
 from functools import partial
@@ -31,7 +31,7 @@ def matches(root: Path) -> bool:
 
 
 def read(root: Path, benchmark: Benchmark, problems: Problems) -> Listing:
-    """The videos that have annotations of the benchmark's splits, and those that have features."""
+    """The videos with annotations in the benchmark's splits, and the videos with features."""
     records = _read_records(root, problems)
     subsets = {record.subset for record in records.values()}
     found: dict[str, dict[str, Path]] = {}
@@ -68,7 +68,7 @@ def _read_records(root: Path, problems: Problems) -> dict[str, Record]:
     if not folders:
         files = sorted(root.rglob("*.json"))
         if len(files) != 1:
-            what = f"there must be THUMOS14's text files or one JSON file, there are {[path.name for path in files]}"
+            what = f"need THUMOS14's text files or exactly one JSON file; found {[path.name for path in files]}"
             problems.add("annotations", what)
         for path in files[:1]:
             records = read_activitynet(path, problems)
@@ -91,7 +91,7 @@ def _is_untrimmed(path: Path, problems: Problems) -> bool:
     try:
         return arrays.read_npz(path)["feature"].ndim == 5
     except (InputError, KeyError):
-        return False  # loading it says what is wrong
+        return False  # loading it reports the problem
 
 
 def _load(files: dict[str, Path]) -> dict[str, np.ndarray]:

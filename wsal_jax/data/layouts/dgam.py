@@ -1,12 +1,13 @@
 """DGAM and the reproductions of STPN: numbered files and lists.
 
-`{train,test}_data/{rgb,flow}_features/<i>.npy`, i from 1, `{train,test}_data/{train,test}_labels.npy` [N c] of 0 and 1,
-and for the test videos a list of ids in the order of the numbers (`test_data/*list.txt`) and `test_data/gt*.json`
-(`annotations.read_activitynet`). The reproduction of STPN has no `test_labels.npy`; the labels of test videos are those
-of their annotations, where they have any. Snippets of 16 frames at 25 frames per second.
+Its files are `{train,test}_data/{rgb,flow}_features/<i>.npy`, with i from 1, and
+`{train,test}_data/{train,test}_labels.npy` [N c] with 0 and 1. For the test videos, `test_data/*list.txt` has the ids
+in the order of the numbers, and `test_data/gt*.json` the annotations (`annotations.read_activitynet`). The reproduction
+of STPN has no `test_labels.npy`. Test videos have the labels of their annotations, if any. Snippets have 16 frames at
+25 frames per second.
 
-The columns of the labels are the classes sorted by name. Training videos have no ids; they are called `train_0001` and
-on, and no segments, so their counts are unknown.
+The columns of the labels are the classes sorted by name. Training videos have no ids, so we call them `train_0001` and
+so on. They have no segments, so their counts are unknown.
 """
 
 from functools import partial
@@ -62,7 +63,7 @@ def read(root: Path, benchmark: Benchmark, problems: Problems) -> Listing:
 
 
 def _read_labels(path: Path, classes: tuple[str, ...], problems: Problems) -> list[tuple[str, ...]]:
-    """The labels of each video; none of the test videos where there is no such file."""
+    """The labels of each video; empty for test videos without such a file."""
     if path.name == "test_labels.npy" and not path.exists():
         return []
     try:
@@ -78,7 +79,7 @@ def _read_labels(path: Path, classes: tuple[str, ...], problems: Problems) -> li
 
 
 def _one(root: Path, pattern: str, problems: Problems) -> list[Path]:
-    """The one file of this name."""
+    """The only file of this name."""
     found = sorted(root.glob(pattern))
     if len(found) != 1:
         problems.add(pattern, f"there must be one such file, there are {[path.name for path in found]}")

@@ -1,7 +1,8 @@
 """FTCL, ACM-Net and ASM-Loc: a joint file for each video.
 
-`{train,test}/<video>.npy` [n 2d] (rgb | flow), else as `bas_net`: `gt.json`, split files, 16 frames at 25 per second.
-FTCL's `gt.json` has two test videos more than its split file; they have no features and are left out.
+Its files are `{train,test}/<video>.npy` [n 2d] (rgb | flow). The rest is as in `bas_net`: `gt.json`, split files,
+snippets of 16 frames at 25 frames per second. FTCL's `gt.json` has two more test videos than its split file; they have
+no features and are left out.
 """
 
 from pathlib import Path

@@ -1,11 +1,12 @@
-"""OpenTAD and ActionFormer: one file for each video, of any name that has the id in it, and a JSON file.
+"""OpenTAD and ActionFormer: one file for each video, with the id in its name, and a JSON file.
 
-`<prefix><video><suffix>` in one folder below the root (or in it), `.npy`, `.npz` (its array `feats`), `.pt`, `.pkl` or
-`.csv`: [n d]. Of 2,048 dimensions, rgb | flow; else one stream, which is called rgb. The JSON file
-(`annotations.read_activitynet`) has `duration` and `frame` or `fps`. Ids in a `missing_files.txt` need no features.
+The features [n d] are files `<prefix><video><suffix>` in the root or in one folder below it: `.npy`, `.npz` (array
+`feats`), `.pt`, `.pkl` or `.csv`. 2,048 dimensions are rgb | flow; otherwise there is one stream, which we call rgb.
+The JSON file (`annotations.read_activitynet`) has `duration` and `frame` or `fps`. Ids in `missing_files.txt` need no
+features.
 
-THUMOS14: snippets every 4 frames at the video's own rate, the first around frame 8. ActivityNet, as TSP's features:
-every 16 frames at 15 frames per second.
+THUMOS14 has snippets every 4 frames at the video's own rate, the first around frame 8. ActivityNet, with TSP's
+features, has snippets every 16 frames at 15 frames per second.
 """
 
 from functools import partial
@@ -29,12 +30,12 @@ def _annotations(root: Path) -> list[Path]:
 
 
 def _folders(root: Path) -> list[Path]:
-    """The folders with features in them."""
+    """The folders that contain features."""
     return sorted({path.parent for suffix in SUFFIXES for path in root.rglob(f"*{suffix}")})
 
 
 def matches(root: Path) -> bool:
-    """Whether the folder has this layout, and none of the others, which it resembles."""
+    """Whether the folder has this layout and none of the similar ones."""
     if any((root / part).exists() for part in ("train", "features/train", "train_data", "feature_train.npy")):
         return False
     if next(root.rglob("*-rgb.npz"), None) or next(root.rglob("*-flow.npz"), None) or list(root.glob("*Annotations")):
@@ -43,7 +44,7 @@ def matches(root: Path) -> bool:
 
 
 def read(root: Path, benchmark: Benchmark, problems: Problems) -> Listing:
-    """The videos whose ids are in the names of files."""
+    """The videos whose ids occur in file names."""
     files, folders = _annotations(root), _folders(root)
     sampling = SAMPLING[benchmark.name]
     for kind, found in (("JSON file with annotations", files), ("folder with features", folders)):
@@ -69,7 +70,7 @@ def read(root: Path, benchmark: Benchmark, problems: Problems) -> Listing:
 
 
 def _identify(paths: list[Path], records: dict[str, Record]) -> list[tuple[str, Path]]:
-    """The id of each file: its name without the prefix and suffix with which most names are ids that are known."""
+    """The id of each file: its name without a prefix and suffix, chosen so that most of the results are known ids."""
     votes: dict[tuple[str, str], int] = {}
     for path in paths[:200]:
         for id in records:

@@ -1,10 +1,10 @@
-"""W-TALC and its successors (3C-Net, HAM-Net, CO2-Net, DELU, DDG-Net, P-MIL...): two NumPy object arrays' worth.
+"""W-TALC and its successors (3C-Net, HAM-Net, CO2-Net, DELU, DDG-Net, P-MIL...): NumPy object arrays.
 
-`<name>-JOINTFeatures.npy` is an array of N features [n 2d] (rgb | flow), `<name>-Annotations/` has arrays of the same
-length and order (`annotations.read_w_talc`). The snippets are of 16 frames at 25 frames per second, whatever the
-video's own rate; features with "UNT" in their name of 4 frames at 10 per second.
+`<name>-JOINTFeatures.npy` is an array of N features [n 2d] (rgb | flow); `<name>-Annotations/` has arrays of the same
+length and order (`annotations.read_w_talc`). Snippets have 16 frames at 25 frames per second, whatever the video's own
+rate. Features with "UNT" in their name have snippets of 4 frames at 10 frames per second.
 
-Only videos with segments are taken: the full THUMOS14 of W-TALC has 2,172 more, whose labels are known to be wrong.
+We use only videos with segments: W-TALC's full THUMOS14 has 2,172 more, whose labels are known to be wrong.
 """
 
 from functools import partial
