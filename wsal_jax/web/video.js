@@ -270,7 +270,7 @@ function counts() {
         "tr",
         {},
         make("th", { scope: "row" }, data.runs.length > 1 ? `${name}, ${run.name}` : name),
-        make("td", {}, `${sum.left} of ${sum.all}`),
+        make("td", {}, String(sum.left), make("span.of", {}, ` of ${sum.all}`)),
         ...(hasTruth
           ? [
               make("td", {}, sum.judged ? String(sum.hits) : "–"),
