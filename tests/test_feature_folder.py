@@ -623,3 +623,21 @@ def test_counts_of_a_test_video_are_refused(tmp_path):
     gt["database"]["both"].update(labels=["run"], counts={"run": 2})
     write_gt(root, gt)
     assert '"counts" are for training videos' in problems(root)
+
+
+def test_groups_are_stored(tmp_path):
+    root, gt = write(tmp_path / "data"), ground_truth()
+    gt["database"]["jump Ü"]["group"] = "Straße 7"
+    write_gt(root, gt)
+    builder, videos = build(root, tmp_path / "built")
+    assert videos["jump Ü"]["group"].decode() == "Straße 7" and videos["-run.1"]["group"] == b""
+    data = pipeline.load(builder, "train")
+    assert dict(zip([meta.id for meta in data.metas], data.groups)) == {"-run.1": "", "jump Ü": "Straße 7"}
+
+
+@pytest.mark.parametrize("group", [7, ["a"], " a", "a\nb"])
+def test_groups_that_are_no_names_are_told(tmp_path, group):
+    root, gt = write(tmp_path), ground_truth()
+    gt["database"]["jump Ü"]["group"] = group
+    write_gt(root, gt)
+    assert "gt.json: 'jump Ü'" in problems(root) and '"group" is' in problems(root)

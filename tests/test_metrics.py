@@ -575,6 +575,13 @@ def test_bootstrap_in_parts_and_copies_of_equal_scores(monkeypatch):
     np.testing.assert_allclose(metrics.bootstrap(of, samples=5), [[1 / 3, 1 / 3]] * 2)
 
 
+def test_bootstrap_leaves_out_a_class_that_does_not_occur():
+    """By W-TALC's rule, a class that occurs and is never detected makes the mAP 0; one that does not occur does not."""
+    found, truth = {"v": detections((0, 10, 0, 1.0))}, {"v": annotation((0, 10, 0))}
+    of = metrics.match(found, truth, 2, np.array([0.5]), "wtalc")
+    np.testing.assert_allclose(metrics.bootstrap(of, "wtalc", samples=5), [[1, 1]] * 2)
+
+
 def test_bootstrap_interval():
     """Each of 100 videos is a hit or not; the interval must have the spread of a binomial distribution."""
     hit = np.arange(100) < 60

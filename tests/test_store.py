@@ -130,7 +130,7 @@ def test_records_are_read_as_tfds_reads_them(tiny):
             assert mine.keys() == example.keys()
             for name, value in example.items():
                 np.testing.assert_array_equal(mine[name], value)
-                assert name in ("id", "segment_labels") or mine[name].dtype == value.dtype
+                assert name in ("id", "group", "segment_labels") or mine[name].dtype == value.dtype
 
 
 def test_load_reads_no_features(tiny, monkeypatch):

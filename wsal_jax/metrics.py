@@ -104,6 +104,7 @@ def bootstrap(
     samples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    averages: Sequence[Sequence[int]] | None = None,
 ) -> Float[np.ndarray, "rows 2"]:
     """Bootstrap intervals of the mAP at each IoU threshold and, in the last row, of the average over thresholds.
 
@@ -125,6 +126,7 @@ def bootstrap(
       samples: number of samples.
       seed: of the random draws.
       level: the fraction of samples inside the interval; the rest is split equally between both sides.
+      averages: for each average that has a row at the end, the indices of its thresholds; one average of all by default.
 
     Returns:
       Rows (low, high), as fractions.
@@ -132,14 +134,30 @@ def bootstrap(
     Raises:
       InputError: an unknown protocol, or no true segments.
     """
-    rule = rule_of(protocol)
+    rule_of(protocol)
     matched = [m for m in matched if m.num_positive.any()]
     if not matched:
         raise InputError("no true segments, so there is no mAP to resample")
-    videos, ious = len(matched[0].num_positive), len(matched[0].taken)
+    mean = resample(matched, draw(len(matched[0].num_positive), samples, seed), protocol)
+    places = [range(mean.shape[1])] if averages is None else averages
+    columns = np.concatenate([mean, *(mean[:, list(of)].mean(axis=1, keepdims=True) for of in places)], axis=1)
+    ends = np.nanpercentile(columns[1:], [50 * (1 + level), 50 * (1 - level)], axis=0)
+    return np.clip(2 * columns[0] - ends, 0, 1).T
+
+
+def draw(videos: int, samples: int, seed: int) -> Int[np.ndarray, "s v"]:
+    """How often each video is in each sample of as many as there are; in the first, all are once. s = samples + 1."""
     copies = np.random.default_rng(seed).multinomial(videos, np.full(videos, 1 / videos), samples)
-    copies = np.concatenate([np.ones((1, videos), copies.dtype), copies])
-    samples += 1
+    return np.concatenate([np.ones((1, videos), copies.dtype), copies])
+
+
+def resample(
+    matched: Sequence[Matched], copies: Int[np.ndarray, "s v"], protocol: str = "activitynet"
+) -> Float[np.ndarray, "s i"]:
+    """The mAP of each sample at each IoU threshold, as `bootstrap` says; NaN where a sample has no true segment."""
+    rule = rule_of(protocol)
+    matched = [m for m in matched if m.num_positive.any()]
+    samples, ious = len(copies), len(matched[0].taken)
     total, classes = np.zeros((samples, ious)), np.zeros((samples, 1))
     undetected = np.zeros(samples, bool)
     for m in matched:
@@ -153,9 +171,7 @@ def bootstrap(
     mean = np.divide(total, classes, out=np.full_like(total, np.nan), where=classes > 0)
     if rule.undetected == "all":
         mean[undetected] = 0
-    columns = np.concatenate([mean, mean.mean(axis=1, keepdims=True)], axis=1)
-    ends = np.nanpercentile(columns[1:], [50 * (1 + level), 50 * (1 - level)], axis=0)
-    return np.clip(2 * columns[0] - ends, 0, 1).T
+    return mean
 
 
 WEIGHTS_AT_ONCE = 2**22

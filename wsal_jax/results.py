@@ -23,6 +23,10 @@ FUSED, WHOLE, SHUFFLED = "fused", "whole video", "shuffled"
 ACTIVE = 0.5
 """The attention, and the probability of a class, above which a snippet counts as one of action in table 2 of DGAM."""
 
+COARSE = "average .1:.7"
+"""The average over the lower thresholds. At .8 and .9 it matters most whether detections lie on the snippet grid: of
+data whose true segments lie there too, such as composed videos, compare methods with and without upsampling by it."""
+
 Table = dict[str, dict[str, dict[str, Any]]]
 """What a cell holds, by row and column: of one seed "value" and perhaps "interval"; summarised "mean", "std", "values"
 and perhaps "intervals"."""
@@ -42,6 +46,14 @@ def annotated(data: pipeline.Dataset) -> Int[np.ndarray, " k"]:
     return np.flatnonzero((data.counts >= 0).all(axis=1))
 
 
+def averages_of(ious: Sequence[float]) -> dict[str, list[int]]:
+    """The averages over thresholds that a table has a column for, and the places of their thresholds."""
+    places = {"average": list(range(len(ious)))}
+    if tuple(ious) == metrics.IOUS:
+        places[COARSE] = places["average"][:7]
+    return places
+
+
 def measure(
     scores: dict[str, list[Scores]],
     rows: dict[str, list[Detections]],
@@ -51,23 +63,28 @@ def measure(
 ) -> Table:
     """Each row's results in percent: "value" and, of the mAPs, "interval" (95 % of resampled test videos).
 
-    The columns are the mAP by temporal IoU under `config.protocol` and its average, the classification mAP of a model
-    (interpolated or not as the protocol's AP), and the AP of highlight clips. `config` is `config.evaluation`.
+    The columns are the mAP by temporal IoU under `config.protocol` and its average (with IoUs of .1 to .9 also
+    `COARSE`), the classification mAP of a model (interpolated or not as the protocol's AP), and the AP of highlight
+    clips. `config` is `config.evaluation`.
     """
     known = annotated(data)
     truth = {data.metas[i].id: data.annotations[i] for i in known}
     ious = np.array(config.ious, np.float64)
-    columns = [*(f"{iou:g}" for iou in config.ious), "average"]
+    averages = averages_of(config.ious)
+    columns = [*(f"{iou:g}" for iou in config.ious), *averages]
     interpolate = metrics.PROTOCOLS[config.protocol].interpolated
     with_clips = [i for i, meta in enumerate(data.metas) if meta.id in highlights]
     table: Table = {}
     for name, detections in rows.items():
         found = {data.metas[i].id: detections[i] for i in known}
         by_iou = metrics.detection_map(found, truth, len(data.class_names), ious, config.protocol).mean
-        table[name] = {c: {"value": float(100 * x)} for c, x in zip(columns, [*by_iou, by_iou.mean()])}
+        values = [*by_iou, *(by_iou[places].mean() for places in averages.values())]
+        table[name] = {c: {"value": float(100 * x)} for c, x in zip(columns, values)}
         if config.bootstrap:
             matched = metrics.match(found, truth, len(data.class_names), ious, config.protocol)
-            intervals = 100 * metrics.bootstrap(matched, config.protocol, config.bootstrap)
+            intervals = 100 * metrics.bootstrap(
+                matched, config.protocol, config.bootstrap, averages=[*averages.values()]
+            )
             for column, interval in zip(columns, intervals):
                 table[name][column]["interval"] = interval.tolist()
         if name in scores and name != SHUFFLED:  # which ranks the videos as the fused scores do

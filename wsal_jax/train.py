@@ -28,6 +28,10 @@ Log = Callable[[int, dict[str, Float[np.ndarray, " s"]]], None]
 """Receives the step and the mean of each metric since the last call, one value per seed."""
 
 
+class Diverged(InputError):
+    """A loss, a gradient or a parameter is not finite."""
+
+
 class State(NamedTuple):
     """The training state; every leaf has a leading axis of seeds."""
 
@@ -324,7 +328,7 @@ def next_round(
 def refuse_divergence(
     losses: Float[np.ndarray, "k s"], steps: range, phases: Sequence[str], config: ConfigDict, model: str, kept: Path
 ) -> None:
-    """Raises InputError if one of the losses from `make_run` is not finite; the message describes the first one.
+    """Raises Diverged if one of the losses from `make_run` is not finite; the message describes the first one.
 
     Args:
       losses: the loss of each step and seed.
@@ -342,7 +346,7 @@ def refuse_divergence(
     if steps[at] == 0:  # no update has been applied yet
         likely = "the features may be damaged or far too large, or a weight in config.method"
     step = checkpoint.latest(kept)
-    raise InputError(
+    raise Diverged(
         f"training diverged: in step {steps[at] + 1} of {model}, phase {phases[at]}, seed {config.seed + seed}, the "
         f"loss or a gradient is not finite; {likely}. "
         + (f"The checkpoint of step {step} is kept in {kept}" if step else "There is no checkpoint yet")
@@ -350,14 +354,14 @@ def refuse_divergence(
 
 
 def refuse_damage(params: Params, where: str) -> None:
-    """Raises InputError for parameters that are not finite, so that they are never saved or scored."""
+    """Raises Diverged for parameters that are not finite, so that they are never saved or scored."""
     bad = [
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, x in jax.tree.leaves_with_path(params)
         if not np.isfinite(np.asarray(x)).all()
     ]
     if bad:
-        raise InputError(
+        raise Diverged(
             f"the parameters {bad[0]} of {where} are not finite: training diverged; "
             "give a lower config.optimizer.learning_rate and another --workdir"
         )

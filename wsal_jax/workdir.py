@@ -2,8 +2,10 @@
 
 import fcntl
 import hashlib
+import importlib.metadata
 import json
 import os
+import platform
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,6 +124,12 @@ def lock(workdir: Path) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def versions() -> dict[str, str]:
+    """Of what numbers depend on."""
+    packages = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "numpy", "scipy")}
+    return {"python": platform.python_version(), **packages, "device": jax.devices()[0].device_kind}
 
 
 def _parsed(line: str) -> dict:

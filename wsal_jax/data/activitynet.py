@@ -29,7 +29,7 @@ class Activitynet(BenchmarkBuilder):
     The options are those of `wsal_jax.data.benchmark`.
     """
 
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("2.1.0")
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in NUM_CLASSES]  # noqa: RUF012
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Features and annotations, in one of the layouts of wsal_jax.data.layouts."
 

@@ -45,6 +45,8 @@ class Entry(NamedTuple):
     duration: float
     counts: dict[str, int] | None = None
     """Number of instances of each class, for a video without segments; None if unknown."""
+    group: str = ""
+    """Videos of one group are not independent; "" if the video is in no group."""
 
 
 class Folder(NamedTuple):
@@ -101,7 +103,7 @@ class StoredBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True
         """See TFDS."""
         with locked(Path(self.data_dir).parent) as alone:
             if Path(self.data_dir).exists():
-                store.check_seal(Path(self.data_dir))
+                store.check_seal(Path(self.data_dir), ())  # loading a split checks the files of that split
                 self.info.read_from_directory(self.data_dir)  # another process may have built it meanwhile
             elif alone:
                 for left in Path(self.data_dir).parent.glob(f"incomplete.*_{Path(self.data_dir).name}"):
@@ -203,6 +205,7 @@ class FolderBuilder(StoredBuilder, skip_registration=True):  # type: ignore[call
                 video.id,
                 {
                     "id": video.id,
+                    "group": video.group,
                     "features": video.load(),
                     "labels": np.array([name in video.labels for name in names], np.int32),
                     "counts": np.array(counts if known else [-1] * len(names), np.int32),

@@ -32,6 +32,7 @@ RAW = {
 def features(class_names: list[str]) -> tfds.features.FeaturesDict:
     """The TFDS features of a video; c classes, k true segments, a ambiguous ones.
 
+    `group` names what a video has in common with others, such as the recording it was cut from; "" where nothing.
     `length` is the number of snippets; `shard` and `row` say where its features are, see `store`.
     `labels` [c] is 1 for every class of the video; `counts` [c] says how often it occurs, -1 where that is not known.
     `segments` [k 2] are seconds, `segment_labels` [k] class indices, `ambiguous` [a 2] seconds where nobody can tell:
@@ -45,7 +46,8 @@ def features(class_names: list[str]) -> tfds.features.FeaturesDict:
         shape = tuple(lengths.get(name) if size < 0 else size for size in shape)
         raw[name] = tfds.features.Tensor(shape=shape, dtype=dtype, encoding=bytes)
     labels = tfds.features.Sequence(tfds.features.ClassLabel(names=class_names))
-    return tfds.features.FeaturesDict({"id": tfds.features.Text(), "segment_labels": labels, **raw})
+    text = tfds.features.Text()
+    return tfds.features.FeaturesDict({"id": text, "group": text, "segment_labels": labels, **raw})
 
 
 def class_names(info: tfds.core.DatasetInfo) -> list[str]:
@@ -81,7 +83,7 @@ def read(path: PathLike) -> Iterator[dict[str, Any]]:
     for record in ArrayRecordReader(fspath(path)).read_all():
         example = tf_example_pb2.Example.FromString(record).features.feature
         labels = np.array(example["segment_labels"].int64_list.value, np.int64)
-        decoded = {"id": example["id"].bytes_list.value[0], "segment_labels": labels}
+        decoded = {name: example[name].bytes_list.value[0] for name in ("id", "group")} | {"segment_labels": labels}
         for name, (dtype, *shape) in RAW.items():
             values = np.frombuffer(example[name].bytes_list.value[0], dtype)
             decoded[name] = values.reshape(shape) if shape else values[0]

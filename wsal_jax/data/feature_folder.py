@@ -15,7 +15,9 @@ ROOT/split_train.txt, ROOT/split_test.txt            optional, one video a line
   `labels`                         class names, for a video without annotations;
   `counts`                         optional, `{name: number}`: how often each of the `labels` occurs in a training video
                                    without annotations, for methods that learn from it (STAR);
-  `num_features`                   optional, only checked against the files.
+  `num_features`                   optional, only checked against the files;
+  `group`                          optional: a name that videos share which are not independent, such as the recording
+                                   that they were cut from. `wsal_jax.tune` holds out whole groups.
 The first three may also stand once beside `database`, for all videos that do not have their own.
 
 Both splits must have videos. A training video needs `labels` or `annotations`. A test video without
@@ -287,7 +289,11 @@ def _read_entry(
     counts = _read_counts(video, where, set(labels), problems)
     times = (fps, stride, offset, duration)
     load = partial(load_checked, root, partial(_read_features, root, files))
-    return Entry(id, load, sorted(set(labels)), segments, segment_labels, ambiguous, *times, counts)
+    group = "" if video.get("group") is None else video["group"]
+    if group != "" and not is_plain(group):
+        problems.add(where, f'"group" is {reprlib.repr(group)}: must be a name, or leave it out')
+        group = ""
+    return Entry(id, load, sorted(set(labels)), segments, segment_labels, ambiguous, *times, counts, group)
 
 
 def _read_counts(video: dict[str, Any], where: str, labels: set[str], problems: Problems) -> dict[str, int] | None:
@@ -372,7 +378,7 @@ class FeatureFolder(FolderBuilder):
       FolderError: on construction, with everything that is wrong with the folder.
     """
 
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("2.1.0")
 
     def __init__(self, *, root: str | os.PathLike, **kwargs: Any):
         super().__init__(root=Path(root), **kwargs)

@@ -20,6 +20,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from wsal_jax.data import BUILDERS, examples, store
+from wsal_jax.data.builder import SPLITS
 from wsal_jax.data.store import Store
 from wsal_jax.keys import named
 from wsal_jax.types import Annotation, InputError, Meta
@@ -38,6 +39,8 @@ class Dataset(NamedTuple):
     """Feature dimension of each stream."""
     num_bytes: int
     """Of all features, as float32."""
+    groups: list[str]
+    """What each video has in common with others, see `examples.features`; "" where nothing."""
 
     @property
     def lengths(self) -> Int[np.ndarray, " v"]:
@@ -79,7 +82,7 @@ def build(config: ConfigDict) -> tfds.core.DatasetBuilder:
 def _check_built(config: ConfigDict) -> None:
     """Raises an InputError that names a damaged file, if there is one, where the builder could not be made."""
     for sums in sorted((Path(config.dir or tfds.core.constants.DATA_DIR) / config.name).rglob(store.SUMS)):
-        store.check_seal(sums.parent)
+        store.check_seal(sums.parent, SPLITS)
 
 
 def load(builder: tfds.core.DatasetBuilder, split: str) -> Dataset:
@@ -89,8 +92,8 @@ def load(builder: tfds.core.DatasetBuilder, split: str) -> Dataset:
       InputError: a file that was built is damaged; it says which.
     """
     folder = Path(builder.data_dir)
-    store.check_seal(folder)
-    metas, annotations, labels, counts, places = [], [], [], [], []
+    store.check_seal(folder, (split,))
+    metas, annotations, labels, counts, places, groups = [], [], [], [], [], []
     for path in builder.info.splits[split].filepaths:
         for example in examples.read(path):
             times = {name: float(example[name]) for name in ("fps", "stride", "offset", "duration")}
@@ -98,6 +101,7 @@ def load(builder: tfds.core.DatasetBuilder, split: str) -> Dataset:
             annotations.append(Annotation(example["segments"], example["segment_labels"], example["ambiguous"]))
             labels.append(example["labels"].astype(np.float32))
             counts.append(example["counts"].astype(np.float32))
+            groups.append(example["group"].decode())
             places.append((example["shard"], example["row"], example["length"]))
     streams = examples.streams(builder.info)
     shards, rows, lengths = np.array(places, np.int64).T
@@ -112,7 +116,17 @@ def load(builder: tfds.core.DatasetBuilder, split: str) -> Dataset:
         class_names=examples.class_names(builder.info),
         dims={name: stream.dim for name, stream in streams.items()},
         num_bytes=int(lengths.sum()) * sum(stream.dim for stream in streams.values()) * 4,
+        groups=groups,
     )
+
+
+def select(dataset: Dataset, videos: Int[np.ndarray, " k"]) -> Dataset:
+    """Some videos of a split, in the order given."""
+    lists = {name: [getattr(dataset, name)[i] for i in videos] for name in ("metas", "annotations", "groups")}
+    arrays = {name: getattr(dataset, name)[videos] for name in ("labels", "counts")}
+    places = {name: getattr(dataset.store, name)[videos] for name in ("shards", "rows", "lengths")}
+    num_bytes = int(places["lengths"].sum()) * sum(dataset.dims.values()) * 4
+    return dataset._replace(store=dataset.store._replace(**places), num_bytes=num_bytes, **lists, **arrays)
 
 
 def read(

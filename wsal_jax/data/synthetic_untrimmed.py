@@ -217,7 +217,7 @@ class SyntheticUntrimmed(StoredBuilder):
         activitynet  41.9    44.2     63.9           95.9    93.9     99.4
     """
 
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("2.1.0")
     BUILDER_CONFIGS = [  # noqa: RUF012
         Config(
             name="thumos",
@@ -279,6 +279,7 @@ class SyntheticUntrimmed(StoredBuilder):
                 name,
                 {
                     "id": name,
+                    "group": "",
                     "features": render(config, line, _rng(config, split, index, "features")),
                     "labels": (counts > 0).astype(np.int32),
                     "counts": counts,

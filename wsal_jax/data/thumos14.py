@@ -65,7 +65,7 @@ BENCHMARK = Benchmark("thumos14", CLASSES, len(CLASSES), split_of)
 class Thumos14(BenchmarkBuilder):
     """THUMOS14; see `wsal_jax.data.thumos14` for the options."""
 
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("2.1.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Features and annotations, in one of the layouts of wsal_jax.data.layouts."
 
     def __init__(self, *, videos: str = "all", diving: str = "both", **kwargs: Any):

@@ -1,0 +1,250 @@
+"""Results are files: taking them, the tables made of them, and the comparison of rows."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wsal_jax import evaluate, methods, metrics, results, significance, tables
+from wsal_jax.data import pipeline
+from wsal_jax.matching import PROTOCOLS
+from wsal_jax.types import Annotation, Detections, InputError, Scores
+from wsal_jax.workdir import open_run
+
+ROOT = Path(__file__).parent.parent
+TOML = """
+[data.tiny]
+name = "tiny"
+switches = "dataset=synthetic_untrimmed/tiny"
+roots = ["", ""]
+[table.two]
+data = ["tiny"]
+options = "--config.seeds=2"
+columns = [["final", "0.5", "@.5"], ["final", "average .1:.7", "@.1:.7"], ["rgb", "0.3", "RGB @.3"]]
+[table.two.row]
+maan = { label = "MAAN", config = "configs/maan.py" }
+stpn = { label = "STPN", config = "configs/maan.py:aggregator=stpn", options = "--config.steps=7" }
+"""
+
+
+def scored(noise, rng, videos=8, classes=3, protocol="activitynet", ambiguous=False):
+    """Two to five true segments a video, always the same, and a detection near each, by the generator."""
+    truth, found, same = {}, {}, np.random.default_rng(5)
+    for i in range(videos):
+        k = int(same.integers(2, 6))
+        start = np.cumsum(same.uniform(6, 12, k))
+        segments, labels = np.stack([start, start + 4], 1), same.integers(classes, size=k)
+        forgiven = np.array([[0.0, 1.0]]) if ambiguous else np.zeros((0, 2))
+        truth[f"v{i}"] = Annotation(segments, labels, forgiven)
+        near = np.concatenate([segments + rng.normal(0, noise, segments.shape), [[0.0, 1.0]]])
+        found[f"v{i}"] = Detections(near, np.append(labels, 0), rng.uniform(0, 1, k + 1))
+    return metrics.match(found, truth, classes, np.array(metrics.IOUS), protocol)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_packed_matches_resample_as_the_matches_do(protocol):
+    rng = np.random.default_rng(0)
+    seeds = [scored(noise, rng, protocol=protocol, ambiguous=True) for noise in (0.3, 1.0)]
+    packed = significance.pack(seeds)
+    copies = metrics.draw(8, 50, 0)
+    for matched, back in zip(seeds, significance.unpack(packed, 9), strict=True):
+        expected = metrics.resample(matched, copies, protocol)
+        np.testing.assert_allclose(metrics.resample(back, copies, protocol), expected)
+    if protocol == "thumos_kit":
+        assert (packed["forgiven"] > 0).any()
+    if protocol == "activitynet":  # what comes after the last hit is left out
+        assert sum(len(m.videos) for matched in seeds for m in matched) > len(packed["hits"])
+
+
+def test_a_draw_of_few_has_the_spread_of_their_mean():
+    """Of three values, the variance of the mean is that of the values, unbiased, over three."""
+    values = np.array([1.0, 2.0, 6.0])
+    drawn = significance.redrawn(np.repeat(values[:, None], 20_000, 1), np.random.default_rng(0))
+    assert drawn.mean() == pytest.approx(3, abs=0.05)
+    assert drawn.var() == pytest.approx(values.var(ddof=1) / 3, rel=0.05)
+    one = np.arange(5.0)[None]
+    np.testing.assert_array_equal(significance.redrawn(one, np.random.default_rng(0)), one[0])
+
+
+def test_rows_are_told_apart_where_they_differ_and_only_there():
+    """Of 40 videos and three seeds: the same quality is not better, less noise is; swapped, the signs are."""
+
+    def row(noise):
+        seeds = [scored(noise, np.random.default_rng([7, s, int(100 * noise)]), videos=40) for s in range(3)]
+        return [significance.resampled(significance.pack(seeds), "activitynet", [range(9)], 9, 200, 0)]
+
+    good, same, bad = row(0.4), row(0.401), row(0.8)
+    assert good[0].shape == (3, 201, 10)
+    point, interval = significance.difference(good, bad)
+    assert point[-1] > 5 and interval[-1, 0] > 0 and (interval[:, 0] <= interval[:, 1]).all()
+    point, interval = significance.difference(good, same)
+    assert interval[-1, 0] < 0 < interval[-1, 1]
+    table = significance.compare({"good": good, "bad": bad, "same": same}, [*map(str, range(9)), "average"])
+    forward, back = (tables.difference(table, *pair, "average") for pair in (("good", "bad"), ("bad", "good")))
+    assert forward == [-back[0], -back[2], -back[1]] and forward[1] > 0
+    assert tables.difference(table, "good", "other", "average") is None
+
+
+def test_the_interval_is_paired():
+    """Videos that are hard for both rows do not count as a difference."""
+    rng = np.random.default_rng(0)
+    hard = rng.normal(0, 10, (1, 401, 1))  # what a sample of videos does to both
+    a, b = (50 + hard + rng.normal(0, 0.5, (3, 401, 1)) + x for x in (2, 0))
+    _, interval = significance.difference([a], [b])
+    assert 0 < interval[0, 0] < interval[0, 1] < 6
+    _, wide = significance.difference([a, a + 20], [b, b - 20])  # repetitions that do not agree
+    assert np.diff(wide)[0, 0] > 3 * np.diff(interval)[0, 0]
+
+
+@pytest.fixture
+def checkout(tmp_path, tfds_dir, tiny, monkeypatch):
+    """A folder with two rows of two repetitions each, taken from runs whose scores are made up."""
+    monkeypatch.chdir(ROOT)
+    toml = TOML.replace(
+        '"--config.seeds=2"',
+        f'"--config.seeds=2 --config.plots=0 --config.evaluation.bootstrap=0 --config.data.dir={tfds_dir}"',
+    )
+    (tmp_path / "results").mkdir()
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "results" / "tables.toml").write_text(toml)
+    (tmp_path / "README.md").write_text("<!-- table two @.5 -->\n<!-- end of table -->\n")
+    text = "Before.\n\n<!-- table two -->\nold\n<!-- end of table -->\n\nAfter.\n"
+    (tmp_path / "docs" / "results.md").write_text(text)
+    data = pipeline.load(tiny, "test")
+    for name, arguments in tables.rows_of(tables.read_tables(tmp_path), "two").items():
+        config = tables.config_of(arguments)
+        folder = open_run(str(tmp_path / "runs" / name), config, tiny.info.full_name)
+        rng = np.random.default_rng(list(name.encode()))
+        scores = {
+            x: [[noisy(data, v, rng, 0.2 if "maan" in name else 0.7) for v in range(8)] for _ in "ab"]
+            for x in config.streams
+        }
+        evaluate.report(methods.get(config.method), scores, data, config, folder, {})
+    return tmp_path
+
+
+def noisy(data, video, rng, noise):
+    """True segments, and noise."""
+    meta, annotation = data.metas[video], data.annotations[video]
+    centres = (meta.offset + np.arange(meta.length) * meta.stride) / meta.fps
+    inside = (annotation.segments[:, :1] <= centres) & (centres < annotation.segments[:, 1:])
+    cas = np.stack([inside[annotation.labels == c].any(0) for c in range(3)], 1) + rng.uniform(
+        0, noise, (meta.length, 3)
+    )
+    return Scores(data.labels[video], cas.astype(np.float32), cas.max(1).clip(0, 1).astype(np.float32))
+
+
+def test_tables_are_made_of_the_files_of_runs(checkout, capsys):
+    names = [f"{row}.tiny.{i}" for row in ("maan", "stpn") for i in range(2)]
+    for name in names:
+        tables.main(["add", str(checkout / "runs" / name), "--table", "two", "--row", name], checkout)
+    text = (checkout / "docs" / "results.md").read_text()
+    assert text.startswith("Before.\n\n<!-- table two -->\n|") and text.endswith("|\n<!-- end of table -->\n\nAfter.\n")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert lines[0] == ["", "tiny @.5", "tiny @.1:.7", "tiny RGB @.3"] and [line[0] for line in lines[2:]] == [
+        "MAAN",
+        "STPN",
+    ]
+    for line, row in zip(lines[2:], ("maan", "stpn")):
+        runs = [
+            json.loads((checkout / "runs" / f"{row}.tiny.{i}" / "results.json").read_text())["rows"] for i in range(2)
+        ]
+        for cell, (model, column) in zip(line[1:], [("fused", "0.5"), ("fused", results.COARSE), ("rgb", "0.3")]):
+            values = [x for run in runs for x in run[model][column]["values"]]
+            assert len(values) == 4 and cell.strip("*≈ ") == f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+    short = (checkout / "README.md").read_text().splitlines()
+    assert short[1] == "|  | tiny @.5 |" and short[3] == f"| MAAN | {lines[2][1]} |"
+    assert all(cell.startswith("**") for cell in lines[2][1:]) and not any("*" in cell for cell in lines[3])
+    kept = json.loads((checkout / "results" / "two" / "stpn.tiny.1.json").read_text())
+    assert (
+        kept["options"] == {"seeds": 2, "steps": 7, "plots": 0, "evaluation.bootstrap": 0}
+        and "--config.steps=7" in kept["command"]
+    )
+    assert kept["versions"]["jax"] and kept["seeds"] == [0, 1]
+    assert sum(path.stat().st_size for path in (checkout / "results" / "two").iterdir()) < 60_000
+
+    capsys.readouterr()
+    tables.main([], checkout)
+    assert capsys.readouterr().out == "no document changed\n"
+    path = checkout / "results" / "two" / "maan.tiny.0.json"
+    kept = json.loads(path.read_text())
+    kept["rows"]["fused"]["0.5"]["values"][0] -= 4
+    path.write_text(json.dumps(kept))
+    assert tables.make(checkout) == ["README.md", "docs/results.md"]
+
+
+def test_other_runs_and_other_detections_are_refused(checkout):
+    with pytest.raises(
+        InputError, match=r"is not the run of maan\.tiny\.0 .* method\.aggregator: stpn in the run, maan"
+    ):
+        tables.add(checkout, checkout / "runs" / "stpn.tiny.0", "two", "maan.tiny.0")
+    run = checkout / "runs" / "maan.tiny.0"
+    (run / "detections_seed1.json").write_text(
+        (checkout / "runs" / "stpn.tiny.0" / "detections_seed1.json").read_text()
+    )
+    with pytest.raises(InputError, match=r"detections_seed1.json has an average mAP of .*: run it anew"):
+        tables.add(checkout, run, "two", "maan.tiny.0")
+    (run / "results.json").unlink()
+    with pytest.raises(InputError, match="holds no run that is over"):
+        tables.add(checkout, run, "two", "maan.tiny.0")
+    assert not (checkout / "results" / "two").exists()
+
+
+def test_rows_are_chosen_by_name_and_misspelt_ones_are_told(checkout):
+    known = tables.read_tables(checkout)
+    assert list(tables.rows_of(known, "two", "stpn")) == ["stpn.tiny.0", "stpn.tiny.1"]
+    assert list(tables.rows_of(known, "two", "stpn.tiny.1")) == ["stpn.tiny.1"]
+    with pytest.raises(InputError, match="no row 'st' in table 'two'; there are maan, stpn"):
+        tables.rows_of(known, "two", "st")
+    with pytest.raises(InputError, match="no table 'three'"):
+        tables.rows_of(known, "three")
+
+
+def test_the_documents_have_what_the_files_say():
+    """If this fails: `python -m wsal_jax.tables`."""
+    for table in tables.read_tables(ROOT)["table"]:
+        if tables.files_of(ROOT, table):
+            kept = json.loads((ROOT / "results" / table / "comparisons.json").read_text())
+            assert kept["of"] == tables.digests(ROOT, table), table
+    for name in tables.DOCUMENTS:
+        text = (ROOT / name).read_text()
+        assert tables.fill(ROOT, text) == text, name
+        for table in re.findall(r"<!-- table (\w+).* -->", text):
+            assert table in tables.read_tables(ROOT)["table"]
+
+
+def test_every_row_of_the_documents_is_a_command(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    known = tables.read_tables(ROOT)
+    for table in known["table"]:
+        for name, arguments in tables.rows_of(known, table).items():
+            if name.endswith(".0"):
+                config = tables.config_of(arguments)
+                assert config.seeds >= 3 and (config.data.root or "built_in" in name)
+    by_name = tables.rows_of(known, "methods")
+    assert {name.split(".")[0] for name in by_name} >= set(methods.names()) and len(by_name) == 8 * 7
+
+
+def test_reproduce_runs_the_rows_of_a_table(tmp_path, monkeypatch):
+    monkeypatch.delenv("DATA", raising=False)
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit, match=r"\$DATA is not set"):
+        tables.main(["run", "methods", "maan.context0"], ROOT)
+    done = []
+
+    def stand_in(command, cwd):
+        done.append(command[3:])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setenv("DATA", "/data")
+    monkeypatch.setattr(subprocess, "run", stand_in)
+    monkeypatch.setattr(tables, "add", lambda *given: tmp_path)
+    tables.run(ROOT, "methods", "stpn.context4")
+    assert [command[0] for command in done] == [
+        "--config=configs/maan.py:dataset=feature_folder,preset=composed,aggregator=stpn"
+    ] * 3
+    assert [command[1] for command in done] == [f"--config.data.root=/data/context4_seed{i}" for i in range(3)]
+    assert all(command[-1].endswith(f"stpn.context4.{i}") for i, command in enumerate(done))
