@@ -22,7 +22,7 @@ from tensorboardX import SummaryWriter
 from wsal_jax.train import Log
 from wsal_jax.types import InputError
 
-IRRELEVANT = {"resume", "data.dir", "data.root", "data.placement", "data.device_gb"}
+IRRELEVANT = {"resume", "report", "data.dir", "data.root", "data.placement", "data.device_gb"}
 """Options that do not change what a run trains and detects, given the data's name and version; nor do those of
 `evaluation`, so that a run can be measured by another rule without training again."""
 
