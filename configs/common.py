@@ -77,6 +77,7 @@ def get_config(switches: ConfigDict) -> ConfigDict:
     config.log_every = 100  # steps per dispatch
     config.checkpoint_every = 500  # steps; a multiple of log_every
     config.plots = 4  # number of test videos to plot
+    config.report = True  # save the scores of test videos, and write report/index.html
 
     config.evaluation = ConfigDict()
     config.evaluation.protocol = "activitynet"  # or thumos_kit, wtalc, grid, opentad: see wsal_jax/matching.py

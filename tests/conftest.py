@@ -22,7 +22,7 @@ def config(tfds_dir):
     config.data.dir = tfds_dir
     config.batch_size, config.num_snippets = 8, 10
     config.steps, config.log_every, config.checkpoint_every = 6, 2, 4
-    config.plots = 1
+    config.plots, config.report = 1, False
     return config
 
 

@@ -17,7 +17,7 @@ ROWS = ["rgb", "flow", "fused", "whole video", "shuffled"]
 
 def test_a_run_leaves_what_it_says_and_continues(config, tmp_path, monkeypatch):
     """Interrupted while the second model trains; continued, it ends in the same files."""
-    config.seeds = 2
+    config.seeds, config.report = 2, True
     table = main.run(config, str(tmp_path / "whole"))
     results = json.loads((tmp_path / "whole" / "results.json").read_text())
     assert list(results["rows"]) == ROWS and all(name in table for name in ROWS)
@@ -33,6 +33,7 @@ def test_a_run_leaves_what_it_says_and_continues(config, tmp_path, monkeypatch):
     assert all(len(line["train/loss"]) == 2 for line in lines)
     assert len(list((tmp_path / "whole" / "plots").glob("*.png"))) == 1
     assert list((tmp_path / "whole" / "tensorboard" / "flow").iterdir())
+    assert "test_0000" in (tmp_path / "whole" / "report" / "index.html").read_text(encoding="utf-8")
 
     original, saves = checkpoint.save, []
 

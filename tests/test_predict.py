@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
 
 pytest.importorskip("av", reason="needs the extra [video]")
 pytest.importorskip("cv2", reason="needs the extra [video]")
@@ -20,9 +21,9 @@ from tiny_extractor import encode, regular
 
 import wsal_jax
 from configs import maan
-from wsal_jax import extract, localize, main, predict, sharding, workdir
+from wsal_jax import extract, localize, main, predict, record, sharding
 from wsal_jax import localizer as localizer_module
-from wsal_jax.data import examples, pipeline
+from wsal_jax.data import pipeline
 from wsal_jax.localizer import Localizer
 from wsal_jax.method import options_of
 from wsal_jax.types import InputError, Meta, Model
@@ -124,17 +125,14 @@ def test_a_run_knows_its_data(made, tmp_path):
     """Also where the folder that they were built from is gone."""
     data = json.loads((made / "run" / "data.json").read_text())
     sidecar = json.loads((made / "data" / "features" / "train" / "a.json").read_text())
-    assert data["classes"] == ["jump", "run"] and data["streams"] == {"rgb": 5, "flow": 5}
+    assert data["classes"] == ["jump", "run"] and data["dims"] == {"rgb": 5, "flow": 5}
     assert data["grid"] == {"fps": 25.0, "stride": 16.0, "offset": 8.0}
     assert data["extraction"]["extractor"] == sidecar["extractor"] and data["extraction"]["resampled_to"] == 25.0
-    record = json.loads((made / "run" / "config.json").read_text())
-    (folder,) = Path(record["data"]["dir"]).glob(f"{record['dataset']}")
-    builder = tfds.builder_from_directory(folder)  # knows nothing of made / "data"
-    splits = {split: pipeline.load(builder, split) for split in ("train", "test")}
-    assert workdir.describe_data(splits, examples.extraction(builder.info)) == data
-    test = splits["test"]
-    differ = test._replace(metas=[meta._replace(fps=25.0 + i) for i, meta in enumerate(test.metas)])
-    assert workdir.describe_data({"test": differ}, None)["grid"] == {"fps": None, "stride": 16.0, "offset": 8.0}
+    config = json.loads((made / "run" / "config.json").read_text())
+    (folder,) = Path(config["data"]["dir"]).glob(f"{config['dataset']}")
+    test = pipeline.load(tfds.builder_from_directory(folder), "test")  # knows nothing of made / "data"
+    record.write(tmp_path, test, ConfigDict(config))
+    assert {**json.loads((tmp_path / "data.json").read_text()), "command": None} == {**data, "command": None}
 
 
 def test_one_broken_video_does_not_stop_others(made, tmp_path, capsys):
@@ -248,7 +246,7 @@ def test_runs_that_cannot_predict(made, tmp_path):
     assert "no extractor 'gone'" in message(
         {"extraction": {**extraction, "extractor": {**extraction["extractor"], "name": "gone"}}}
     )
-    for wrong in ({"streams": {"rgb": 5}}, {"classes": 1}, {"grid": {}}, {"extraction": {"extractor": 1}}):
+    for wrong in ({"dims": {"rgb": 5}}, {"classes": 1}, {"grid": {}}, {"extraction": {"extractor": 1}}):
         assert "data.json is damaged" in message(wrong), wrong
     (run / "data.json").unlink()
     assert "data.json is missing" in call(predict, video, "--run", run)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from wsal_jax import localize, results
+from wsal_jax import localize, record, results
 from wsal_jax.data import pipeline
 from wsal_jax.data.clips import Clips
 from wsal_jax.formats import submissions
@@ -115,7 +115,7 @@ def report(
     workdir: Path,
     highlights: dict[str, Clips],
 ) -> Results:
-    """Detects and measures, and writes detections*.json, pictures and results.json to `workdir`.
+    """Detects and measures; writes detections*.json, pictures, results.json, data.json and the report to `workdir`.
 
     `scores` by model, then seed, then video; `highlights` as `check` returns them. `detections.json` and the pictures
     are the first seed's; those of the others are called `detections_seed<seed>.json`. Test videos without annotations
@@ -131,6 +131,9 @@ def report(
         found = {meta.id: video for meta, video in zip(data.metas, final)}
         (workdir / name).write_text(json.dumps(submissions.to_json(found, data.class_names)))
         if i == 0:
+            record.write(workdir, data, config)
+            if config.report:
+                record.write_scores(workdir, {model: of[0] for model, of in scores.items()})
             draw(of_models, final, data, config.plots, workdir / "plots")
         if about["instances"]:
             tables.append(results.measure(of_models, rows, data, config.evaluation, highlights))
@@ -138,6 +141,10 @@ def report(
     measured = Results(about, results.summarise(tables), results.summarise(attention))
     if tables:
         (workdir / "results.json").write_text(json.dumps(results.to_json(measured), indent=1))
+    if config.report:
+        from wsal_jax import report as page  # whose command this is not
+
+        page.write([page.read(workdir)], workdir / "report" / "index.html")
     return measured
 
 

@@ -105,6 +105,7 @@ def table(old: Path, new: Path, workdir: Path, root: str = "") -> str:
     differences = compare(**runs)
     config = runs["new"].config
     config.data.root = root or config.data.root
+    config.report = False  # the folders of pairs are no runs
     builder = pipeline.build(config.data)
     if builder.info.full_name != runs["new"].dataset:
         raise InputError(f"the data are {builder.info.full_name} now, and the runs are of {runs['new'].dataset}")

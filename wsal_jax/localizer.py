@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from wsal_jax import evaluate, exchange, video
+from wsal_jax import evaluate, exchange, record, video
 from wsal_jax import methods as registry
 from wsal_jax.data.builder import STREAMS
 from wsal_jax.formats.checks import number
@@ -56,7 +56,7 @@ class Run(NamedTuple):
     methods: dict[str, Method]
     """Of each model."""
     data: dict[str, Any]
-    """What `workdir.describe_data` says."""
+    """Of data.json (see `wsal_jax.record`): "classes"; "streams", their dimensions; "grid"; "extraction"."""
 
     @property
     def streams(self) -> list[str]:
@@ -79,8 +79,8 @@ def load(folder: str | os.PathLike) -> Run:
         made = data["extraction"]
         described = {
             "classes": [str(name) for name in data["classes"]],
-            "streams": {stream: int(dim) for stream, dim in data["streams"].items()},
-            "grid": {name: data["grid"][name] for name in ("fps", "stride", "offset")},
+            "streams": {stream: int(dim) for stream, dim in data["dims"].items()},
+            "grid": {name: None if data["grid"] is None else data["grid"][name] for name in record.GRID},
             "extraction": made and {name: made[name] for name in sidecar.EXTRACTION},
         }
         run = Run(folder, trained, methods, described)

@@ -1,6 +1,5 @@
 """Trains and evaluates: `python -m wsal_jax.main --config=maan [--workdir=DIR]`."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -11,11 +10,11 @@ from ml_collections import ConfigDict, config_flags
 
 from wsal_jax import checkpoint, evaluate, options, results, sharding, signals, train
 from wsal_jax import methods as registry
-from wsal_jax.data import examples, pipeline
+from wsal_jax.data import pipeline
 from wsal_jax.data.clips import Clips
 from wsal_jax.method import Method
 from wsal_jax.types import InputError
-from wsal_jax.workdir import describe_data, lock, open_log, open_run, replace, rise
+from wsal_jax.workdir import lock, open_log, open_run, rise
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="<method>[:switches], or the path of a config file")
 WORKDIR = flags.DEFINE_string("workdir", None, "What the run leaves; runs/<method>-<hash of the config> by default.")
@@ -44,9 +43,6 @@ def run(config: ConfigDict, workdir: str | None = None) -> str:
     folder = open_run(workdir, config, builder.info.full_name)
     with lock(folder):
         multihost_utils.sync_global_devices("workdir opened")
-        if first:
-            described = describe_data(data, examples.extraction(builder.info))
-            replace(folder / "data.json", json.dumps(described, indent=1))
         table = train_and_evaluate(methods, data, config, folder, highlights)
     return f"{table}\nwritten to {folder}"
 

@@ -1,6 +1,13 @@
-"""A picture of one video: what is true, what each model says of every snippet, what is detected."""
+"""A picture of one video: what is true, what each model says of every snippet, what is detected.
 
+Training draws a few; `python -m wsal_jax.plot RUN --ids A,B` draws any test video of a run.
+"""
+
+import argparse
 import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +18,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from wsal_jax import times
-from wsal_jax.types import Annotation, Detections, Meta, Scores
+from wsal_jax.types import Annotation, Detections, InputError, Meta, Scores
 
 MAX_CLASSES = 4
 DPI = 120
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 12.0, 1.15, 0.3, 0.75, 0.6  # inches, as all sizes here
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 12.0, 1.15, 0.3, 1.0, 0.6  # inches, as all sizes here
 HEADER, TRUE, MODEL, ATTENTION, DETECTED = 0.42, 0.2, 0.5, 0.5, 0.4  # heights of the rows of a class
+
+HELP = (
+    "Curves: how strongly a model sees the class; the number is the highest value. "
+    "Detections: darker and higher for higher scores. True segments tint the rows."
+)
 
 # Okabe and Ito's colors, which do not ask the reader to tell red from green.
 COLOR_TRUE, COLORS_MODELS, COLOR_DETECTED = "#009E73", ("#D55E00", "#0072B2", "#404040"), "#3F007D"
@@ -87,7 +99,7 @@ def draw(
     rows[-1].tick_params(axis="x", bottom=True)
     rows[-1].set_xlabel("seconds")
     few = f"   {len(shown)} of {len(classes)} classes" if len(shown) < len(classes) else ""
-    _legend(figure, height, meta.id + few, colors, f", best score {best:.2f}" if len(detections.scores) else "")
+    _legend(figure, height, meta.id + few, colors, f", best score {best:.2g}" if len(detections.scores) else "")
     figure.savefig(path)
 
 
@@ -110,9 +122,10 @@ def _legend(figure: Figure, height: float, title: str, colors: dict[str, str], o
     figure.text(LEFT / WIDTH, 1 - 0.28 / height, title, size=13, weight="bold", va="center", parse_math=False)
     handles = [
         Patch(color=COLOR_TRUE, label="true segment"),
-        *[Patch(color=color, label=f"CAS, {name}") for name, color in colors.items()],
+        *[Patch(color=color, label=f"{name}: class activation (CAS)") for name, color in colors.items()],
         Patch(color=COLOR_DETECTED, label=f"detection{of_best}"),
     ]
+    figure.text(LEFT / WIDTH, 1 - 0.84 / height, HELP, size=8.5, color="0.35", va="center")
     place = dict(loc="center left", bbox_to_anchor=(LEFT / WIDTH, 1 - 0.58 / height), borderpad=0, borderaxespad=0)
     figure.legend(handles=handles, ncols=len(handles), frameon=False, fontsize=9, handlelength=1.2, **place)  # type: ignore[call-overload]
 
@@ -140,3 +153,56 @@ def bars(axes: Axes, segments: Float[np.ndarray, "k 2"], heights: Any, **colors:
     start, end = segments.T
     axes.bar(start, heights, end - start, align="edge", linewidth=0.7, **colors)
     axes.set_ylim(0, 1.15)
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="python -m wsal_jax.plot",
+        description="Draws test videos of a run: what is true, what each model says, what is detected.",
+        allow_abbrev=False,
+    )
+    add = result.add_argument
+    add("run", type=Path, metavar="RUN", help="folder of a run (--workdir of its training)")
+    add("--ids", required=True, metavar="ID,ID,...", help="the videos to draw; all: every one")
+    add("--out", type=Path, metavar="DIR", help="where to write <video>.png (default: RUN/plots)")
+    return result
+
+
+def run(args: argparse.Namespace) -> list[Path]:
+    """Draws, and returns the paths.
+
+    Raises:
+      InputError: the run keeps no scores, or has no such video.
+    """
+    from wsal_jax import report
+
+    of = report.read(args.run)
+    place = {meta.id: i for i, meta in enumerate(of.record.metas)}
+    ids = list(place) if args.ids == "all" else [id.strip() for id in args.ids.split(",") if id.strip()]
+    if unknown := [id for id in ids if id not in place]:
+        raise InputError(f"--ids: {args.run} has no test video {unknown[0]!r}; such as {', '.join(list(place)[:3])}")
+    if not of.scores:
+        raise InputError(f"{args.run} keeps no scores: start it again as it was, with --config.report=True")
+    out = args.out or args.run / "plots"
+    out.mkdir(parents=True, exist_ok=True)
+    none = Annotation(np.zeros((0, 2)), np.zeros(0, int))
+    nothing = Detections(np.zeros((0, 2)), np.zeros(0, int), np.zeros(0))
+    for id in ids:
+        scores = {model: scores[place[id]] for model, scores in of.scores.items()}
+        truth = of.record.annotations[place[id]] or none
+        draw(out / f"{id}.png", of.record.metas[place[id]], truth, scores, of.found.get(id, nothing), of.record.classes)
+    return [out / f"{id}.png" for id in ids]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    if hasattr(sys.stdout, "reconfigure"):  # a name that the terminal cannot show must not end the command
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        for path in run(parser().parse_args(argv)):
+            print(path)
+    except (InputError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

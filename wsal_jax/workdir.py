@@ -7,11 +7,10 @@ import json
 import os
 import platform
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -20,11 +19,10 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
-from wsal_jax.data.pipeline import Dataset
 from wsal_jax.train import Log
 from wsal_jax.types import InputError
 
-IRRELEVANT = {"resume", "data.dir", "data.root", "data.placement", "data.device_gb"}
+IRRELEVANT = {"resume", "report", "data.dir", "data.root", "data.placement", "data.device_gb"}
 """Options that do not change what a run trains and detects, given the data's name and version; nor do those of
 `evaluation`, so that a run can be measured by another rule without training again."""
 
@@ -88,24 +86,6 @@ def open_run(path: str | None, config: ConfigDict, dataset: str) -> Path:
     workdir.mkdir(parents=True, exist_ok=True)
     replace(record, json.dumps(run, indent=1, sort_keys=True))
     return workdir
-
-
-def describe_data(data: Mapping[str, Dataset], extraction: dict[str, Any] | None) -> dict[str, Any]:
-    """What `data.json` says: all of a run's data that new videos are predicted by, so that the run stands alone.
-
-    Args:
-      data: the splits.
-      extraction: how the features were made, where that is known (`video.sidecar.extraction`).
-
-    Returns:
-      "classes", in the order of the scores; "streams", their dimensions; "grid", the fps, stride and offset (frames) of
-      the snippets, null where videos differ; "extraction".
-    """
-    metas = [meta for split in data.values() for meta in split.metas]
-    values = {name: {getattr(meta, name) for meta in metas} for name in ("fps", "stride", "offset")}
-    grid = {name: found.pop() if len(found) == 1 else None for name, found in values.items()}
-    one = next(iter(data.values()))
-    return {"classes": one.class_names, "streams": one.dims, "grid": grid, "extraction": extraction}
 
 
 @contextmanager

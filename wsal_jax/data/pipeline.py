@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -41,6 +41,8 @@ class Dataset(NamedTuple):
     """Of all features, as float32."""
     groups: list[str]
     """What each video has in common with others, see `examples.features`; "" where nothing."""
+    extraction: dict[str, Any] | None = None
+    """How the features were made, see `builder.Folder`."""
 
     @property
     def lengths(self) -> Int[np.ndarray, " v"]:
@@ -117,6 +119,7 @@ def load(builder: tfds.core.DatasetBuilder, split: str) -> Dataset:
         dims={name: stream.dim for name, stream in streams.items()},
         num_bytes=int(lengths.sum()) * sum(stream.dim for stream in streams.values()) * 4,
         groups=groups,
+        extraction=examples.extraction(builder.info),
     )
 
 
