@@ -45,6 +45,8 @@ class Entry(NamedTuple):
     duration: float
     counts: dict[str, int] | None = None
     """How often each class occurs, of a video without segments; None: not known."""
+    image: dict[str, np.ndarray] | None = None
+    """Of an image, what `examples.IMAGE` says."""
 
 
 class Folder(NamedTuple):
@@ -184,7 +186,9 @@ class FolderBuilder(StoredBuilder, skip_registration=True):  # type: ignore[call
         features = metadata = None  # TFDS reads them from what is built
         if not self.is_prepared():
             self._checked = self._check()
-            features, metadata = examples.features(self._checked.classes), examples.metadata(self._checked.streams)
+            images = any(video.image for videos in self._checked.videos.values() for video in videos)
+            features = examples.features(self._checked.classes, images)
+            metadata = examples.metadata(self._checked.streams)
         return tfds.core.DatasetInfo(builder=self, description=type(self).__doc__, features=features, metadata=metadata)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
@@ -212,6 +216,7 @@ class FolderBuilder(StoredBuilder, skip_registration=True):  # type: ignore[call
                     "stride": video.stride,
                     "offset": video.offset,
                     "duration": video.duration,
+                    **(video.image or {}),
                 },
             )
         if self._take_fingerprint() != self._fingerprint:
