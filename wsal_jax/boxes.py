@@ -10,7 +10,7 @@ is two cases. Of several boxes of a class, the best counts.
   measured images, V2 for each of three IoUs, and the box that is best for an image: a bound, not what a user gets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +45,9 @@ class Case(NamedTuple):
     """As shares of the image's width and height, from 0 to 1: overlaps are the same as in pixels."""
 
 
-def cases_of(images: Sequence[int], annotations: Sequence[Annotation], metas: Sequence[Meta]) -> list[Case]:
+def cases_of(
+    images: Iterable[int | np.integer], annotations: Sequence[Annotation], metas: Sequence[Meta]
+) -> list[Case]:
     """All cases of these images, in order."""
     found = []
     for i in images:

@@ -25,7 +25,7 @@ from wsal_jax.results import MEAN_BOX, SHUFFLED, SQUARE, WHOLE_IMAGE, Results, T
 from wsal_jax.types import Boxes, Meta, Scores
 
 
-def map_of(scores: Scores, label: int, meta: Meta) -> Float[np.ndarray, "h w"]:
+def map_of(scores: Scores, label: int | np.integer, meta: Meta) -> Float[np.ndarray, "h w"]:
     """The map of one class."""
     return np.asarray(scores.cas[:, label], np.float64).reshape(meta.grid)
 
@@ -71,8 +71,8 @@ def mean_box(data: pipeline.Dataset) -> Float[np.ndarray, "4"] | None:
 
 def columns_of(
     fixed: Bool[np.ndarray, "k l"],
-    largest: Bool[np.ndarray, "k i l"] | None,
-    best: Bool[np.ndarray, "k i l"] | None,
+    largest: Bool[np.ndarray, "k i levels"] | None,
+    best: Bool[np.ndarray, "k i levels"] | None,
     video_scores: Float[np.ndarray, "v c"],
     cases: Sequence[Case],
 ) -> dict[str, Hits]:

@@ -124,7 +124,7 @@ def assign(
     for split, paths in found.items():
         for path in paths:
             below = path.relative_to(split).as_posix()
-            for name in {path.as_posix(), below, path.name}:
+            for name in {path.as_posix(), below, path.name, f"{split}/{path.name}"}:
                 by_name[name].append(path)
     assigned: dict[Path, list[tuple[str, Box | None]]] = defaultdict(list)
     for where, file, label, corners in lines:
