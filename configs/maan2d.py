@@ -3,9 +3,9 @@
   python -m wsal_jax.main --config=configs/maan2d.py --config.data.root=DIR
   python -m wsal_jax.main --config=configs/maan2d.py:aggregator=weighted_sum,pool=4 --config.data.root=DIR
   python -m wsal_jax.main --config=configs/maan2d.py:aggregator=mean --config.data.root=DIR    (CAM)
-  python -m wsal_jax.main --config=configs/maan2d.py:backbone=vgg16 --config.data.root=DIR
-  --config.data.reader.weights=FILE python -m wsal_jax.main --config=configs/maan2d.py:dataset=cub200
-  --config.data.root=CUB_200_2011
+  python -m wsal_jax.main --config=configs/maan2d.py:dataset=cub200 --config.data.root=CUB_200_2011
+  python -m wsal_jax.main --config=configs/maan2d.py:backbone=vgg16 --config.data.root=DIR \
+    --config.data.reader.weights=vgg16-397923af.pth
 
 The network is frozen; the features of each image are computed once. Measured: docs/images.md.
 """
@@ -27,12 +27,7 @@ def get_config(text=None):
     config = common.get_config(switches)
     grid = GRIDS[switches.backbone]
     if switches.dataset in ("image_folder", "cub200"):
-        config.data.reader = dict(backbone=switches.backbone, weights="", max_pixels=50_000_000)
-        if switches.dataset == "cub200":
-            config.data.reader.update(lists="", split="test")
-        else:
-            config.data.reader.inclusive = False  # True: xmax, ymax are the last pixels of a box, not its edges
-    config.streams, config.fusion = ("rgb",), (1.0,)
+        config.data.reader.backbone = switches.backbone
     config.num_snippets = grid[0] * grid[1]
     config.method = dict(
         name="maan2d",
@@ -51,10 +46,6 @@ def get_config(text=None):
     config.batch_size, config.steps, config.checkpoint_every = 64, 400, 400
     schedule = dict(name="cosine_decay_schedule", init_value=1e-3, decay_steps=config.get_ref("steps"))
     config.optimizer = dict(name="adamw", learning_rate=schedule)
-    config.localize.normalize = "max"  # the threshold is a share of the map's maximum; "minmax": of its range
-    config.localize.boxes = 1  # of each class, the largest first
-    config.evaluation.small = 0.5  # images whose true boxes all cover less of the image are measured apart
-    config.evaluation.levels = 51  # thresholds of MaxBoxAcc; 255 are all there are in maps of 8 bits
     if switches.quick:
         config.steps, config.log_every = 50, 25
     return config

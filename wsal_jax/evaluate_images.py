@@ -119,8 +119,8 @@ def of_boxes(
 ) -> dict[str, Hits]:
     """The columns of boxes that do not look at the image."""
     ious = np.stack([geometry.iou(tried, case.boxes).max(axis=1) for case in cases])
-    hits = above(ious)
-    return columns_of(ious >= geometry.IOU, *((hits, hits) if levels else (None, None)), video_scores, cases)
+    hits = above(ious) if levels else None
+    return columns_of(ious >= geometry.IOU, hits, hits, video_scores, cases)
 
 
 def cells(
@@ -129,7 +129,7 @@ def cells(
     """Each column's value in percent, and 95 % interval of resampled images; then those of small objects alone."""
     rng = np.random.default_rng(seed)
     v = len(small)
-    drawn = np.stack([np.bincount(rng.integers(0, v, v), minlength=v) for _ in range(resamplings)] or [np.ones(v)])
+    drawn = np.array([np.bincount(rng.integers(0, v, v), minlength=v) for _ in range(max(1, resamplings))])
     row = {}
     for suffix, weights in (("", np.ones(v)), (", small", small.astype(float))):
         for name, column in columns.items():

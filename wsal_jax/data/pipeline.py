@@ -96,8 +96,8 @@ def load(builder: tfds.core.DatasetBuilder, split: str) -> Dataset:
             times = {name: float(example[name]) for name in ("fps", "stride", "offset", "duration")}
             image = {name: tuple(example[name].tolist()) for name in ("grid", "size") if name in example}
             metas.append(Meta(example["id"].decode(), int(example["length"]), **times, **image))
-            parts = (example[name] for name in ("segments", "segment_labels", "ambiguous"))
-            annotations.append(Annotation(*parts, example.get("boxes")))
+            segments, classes, ambiguous = (example[name] for name in ("segments", "segment_labels", "ambiguous"))
+            annotations.append(Annotation(segments, classes, ambiguous, example.get("boxes")))
             labels.append(example["labels"].astype(np.float32))
             counts.append(example["counts"].astype(np.float32))
             places.append((example["shard"], example["row"], example["length"]))
