@@ -52,12 +52,19 @@ def test_what_cannot_be_read_is_told(tmp_path):
     (tmp_path / "short.jpg").write_bytes(good[: len(good) // 2])
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "empty.png").write_bytes(b"")
+    picture().save(tmp_path / "program.eps")
+    (tmp_path / "program.eps").rename(tmp_path / "program.jpg")
     png = io.BytesIO()
     picture().save(png, "png")
     broken = bytearray(png.getvalue())
     broken[60] ^= 255
     (tmp_path / "broken.png").write_bytes(broken)
-    for name, why in (("short.jpg", "[Tt]runcated"), ("text.jpg", "is no picture"), ("empty.png", "is no picture")):
+    for name, why in (
+        ("short.jpg", "[Tt]runcated"),
+        ("text.jpg", "is no picture"),
+        ("program.jpg", "is no picture"),
+        ("empty.png", "is no picture"),
+    ):
         with pytest.raises(ValueError, match=f"{why}.*save it again"):
             open_image(tmp_path / name, 10_000)
     with pytest.raises(ValueError, match="save it again"):

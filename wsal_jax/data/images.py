@@ -25,6 +25,8 @@ from wsal_jax.formats.checks import FolderError, Problems, is_plain
 from wsal_jax.types import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
+"""Of what is in a file, whatever its name; PIL would give PostScript to a program of the system."""
 MAX_PIXELS = 50_000_000
 STREAM = "rgb"
 
@@ -65,7 +67,7 @@ def open_image(path: Path, max_pixels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PIL, about large pictures and damaged metadata; ours come below
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > max_pixels:
                     what = f"{width} x {height} are more than {max_pixels:,} pixels"
