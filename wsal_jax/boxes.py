@@ -82,19 +82,18 @@ def level_ious(
     flat = not np.isfinite(big).all() or high == low
     picture = np.zeros(big.shape, np.uint8) if flat else ((big - low) / (high - low) * 255).astype(np.uint8)
     true = np.trunc(boxes * SIDE)
-    largest, best = [], []
+    found: list[tuple[int, ...]] = []
+    starts, first = [], []
     for level in np.linspace(0, 254, levels).astype(int):
         contours, _ = cv2.findContours((picture > level).view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-        found = np.zeros((1, 4))
-        first = 0
-        if contours:
-            corners = np.array([cv2.boundingRect(contour) for contour in contours], np.float64)
-            corners[:, 2:] = (corners[:, :2] + corners[:, 2:]).clip(max=SIDE - 1)
-            found, first = corners, int(np.argmax([cv2.contourArea(contour) for contour in contours]))
-        of_each = iou(found, true, 1).max(axis=1)
-        largest.append(of_each[first])
-        best.append(of_each.max())
-    return np.array(largest), np.array(best)
+        areas = [cv2.contourArea(contour) for contour in contours]
+        starts.append(len(found))
+        first.append(len(found) + areas.index(max(areas)) if areas else len(found))
+        found += [cv2.boundingRect(contour) for contour in contours] or [(0, 0, 0, 0)]
+    corners = np.array(found, np.float64)
+    corners[:, 2:] = (corners[:, :2] + corners[:, 2:]).clip(max=SIDE - 1)
+    ious = iou(corners, true, 1).max(axis=1)
+    return ious[first], np.maximum.reduceat(ious, starts)
 
 
 class Hits(NamedTuple):

@@ -232,11 +232,14 @@ RASTER = 224
 def upscale(values: Float[np.ndarray, "h w"], rows: int, columns: int) -> Float[np.ndarray, "rows columns"]:
     """A map scaled bilinearly, cell centres to cell centres; beyond the outermost centres it stays as there."""
 
-    def weights(n, m):
+    def along(values, m):  # of the first axis; a product of matrices would wake all threads for nothing
+        n = len(values)
         at = ((np.arange(m) + 0.5) * n / m - 0.5).clip(0, n - 1)
-        return (1 - abs(at[:, None] - np.arange(n))).clip(0, 1)
+        low = np.floor(at).astype(int)
+        share = (at - low)[:, None]
+        return values[low] * (1 - share) + values[np.minimum(low + 1, n - 1)] * share
 
-    return weights(values.shape[0], rows) @ values @ weights(values.shape[1], columns).T
+    return along(along(values, rows).T, columns).T
 
 
 def propose_boxes(
