@@ -15,7 +15,7 @@ from wsal_jax.data.pipeline import Dataset
 from wsal_jax.data.store import Store
 from wsal_jax.types import Annotation, InputError, Meta, Scores
 
-N, GRID = 40, (14, 14)
+N, GRID = 24, (14, 14)
 
 
 class Made(NamedTuple):
@@ -66,12 +66,12 @@ def config():
 def test_maps_that_are_right_are_right(config):
     images = made()
     data = images.data
-    table = evaluate_images.measure({"rgb": scores_of(images, wrong=10)}, data, None, config, 0)
+    table = evaluate_images.measure({"rgb": scores_of(images, wrong=6)}, data, None, config, 0)
     row = {name: cell["value"] for name, cell in table["rgb"].items()}
     assert row["GT-known"] == row["GT-known, small"] == row.get("MaxBoxAcc", 100) == 100  # absent without OpenCV
     assert row["top-1 loc"] == row["classification"] == 75 and row["top-5 loc"] == 100
     low, high = table["rgb"]["top-1 loc"]["interval"]
-    assert 55 < low < 75 < high < 95
+    assert 50 < low < 75 < high < 97
     floors = {name: table[name]["GT-known"]["value"] for name in ("whole image", "shuffled")}
     assert floors["whole image"] == 0 and floors["shuffled"] < 20
     assert table["centred square"]["GT-known"]["value"] < 100 and "mean training box" not in table

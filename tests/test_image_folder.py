@@ -1,15 +1,21 @@
 """Folders of images: what is read of them, and everything that is wrong with one."""
 
 import json
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from tests.image_files import caffe_squeezenet, picture, write
 from tests.stored import by_id
+from wsal_jax import boxes
 from wsal_jax.data import pipeline
 from wsal_jax.data.image_folder import ImageFolder
 from wsal_jax.formats.checks import FolderError
+from wsal_jax.types import InputError
+
+TINY20 = Path(__file__).parents[2] / "shared" / "data" / "images" / "tiny20"
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +73,7 @@ def test_features_are_those_of_the_image_upright_and_squared(tmp_path, weights):
     found = by_id(builder)["train/cat/train2.png"]["features"]["rgb"]
     image = squared(open_image(root / "train/cat/train2.png", 10**6), 224).astype(np.float32)
     params = torchvision.load_squeezenet(weights)
-    expected = np.asarray(torchvision.squeezenet(params, torchvision.normalize(image)[None]))[0]
+    expected = np.asarray(jax.jit(torchvision.squeezenet)(params, torchvision.normalize(image)[None]))[0]
     assert found.shape == (169, 512) and found.dtype == np.float16 and expected.shape == (13, 13, 512)
     np.testing.assert_allclose(found, expected.reshape(169, 512), rtol=2e-3, atol=1e-3 * expected.std())
     assert images.NETWORKS["squeezenet"].grid == expected.shape[:2]
@@ -168,3 +174,28 @@ def test_changed_images_weights_and_options_are_another_data_set(tmp_path, weigh
     assert name() == first and name(inclusive=True) != first and name(max_pixels=10**6) != first
     write(root / "train" / "cat" / "more.png")
     assert name() != first
+
+
+def test_networks_that_are_not_there(tmp_path, weights):
+    root = folder(tmp_path / "data")
+    with pytest.raises(InputError, match=r"backbone='resnet50': there are efficientnet_lite0, squeezenet"):
+        ImageFolder(root=root, backbone="resnet50", data_dir=str(tmp_path))
+    with pytest.raises(InputError, match=r"reader\.weights: give the file of the weights of vgg16"):
+        ImageFolder(root=root, backbone="vgg16", data_dir=str(tmp_path))
+    with pytest.raises(InputError, match=r"squeezenet\.npz is no file of VGG16"):
+        ImageFolder(root=root, backbone="vgg16", weights=str(weights), data_dir=str(tmp_path))
+
+
+@pytest.mark.skipif(not TINY20.exists(), reason="no real images beside the checkout")
+def test_real_images(tmp_path, weights):
+    """Counts and floors that are known of this data set, whose boxes end at their last pixels."""
+    options = dict(backbone="squeezenet", weights=str(weights), data_dir=str(tmp_path))
+    checked = ImageFolder(root=TINY20, inclusive=True, **options)._checked
+    assert {split: len(images) for split, images in checked.videos.items()} == {"train": 3000, "test": 1000}
+    assert len(checked.classes) == 20 and "trilobite" in checked.classes
+    corners = np.stack([image.image["boxes"][0] for image in checked.videos["test"]]) / 64
+    area = (corners[:, 2:] - corners[:, :2]).prod(1)
+    assert (area < 0.5).sum() == 510 and (area >= 0.5).sum() == 490
+    ious = boxes.iou(boxes.squares(), corners)
+    assert (ious >= 0.5).mean(1).max() == pytest.approx(0.54, abs=0.002)
+    assert (ious[:, area < 0.5] >= 0.5).mean(1).max() == pytest.approx(0.19, abs=0.005)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import maan2d as config_of
-from wsal_jax import aggregate, methods
+from wsal_jax import methods
 from wsal_jax.data import pipeline
 from wsal_jax.data.store import Store
 from wsal_jax.method import Spec, Step
@@ -64,15 +64,27 @@ def plain_attention(params, x):
     return sigmoid(np.where(hidden > 0, hidden, 0.01 * hidden) @ params["out"]["kernel"] + params["out"]["bias"])[:, 0]
 
 
+def marginal(p):
+    """Eq. 3: p_i times the mean of 1 / (1 + s), s being how many of the others are drawn."""
+    weights = []
+    for i in range(len(p)):
+        counts = np.ones(1)
+        for other in np.delete(p, i):
+            counts = np.convolve(counts, [1 - other, other])
+        weights.append(p[i] * (counts / np.arange(1, len(p) + 1)).sum())
+    return np.array(weights)
+
+
 def plain_feature(aggregator, p, x):
     if aggregator == "maan":
-        return np.asarray(aggregate.marginalized_average_scan(jnp.asarray(p), jnp.asarray(x)))
+        return marginal(p.astype(np.float64)) @ x
     weights = {"mean": np.full(len(x), 1 / len(x)), "weighted_sum": p / len(x), "norm": p / p.sum()}
     return (softmax(p) if aggregator == "softmax_norm" else weights[aggregator]) @ x
 
 
-@pytest.mark.parametrize("aggregator", maan2d.AGGREGATORS)
-@pytest.mark.parametrize(("grid", "pool"), [((7, 7), 7), ((6, 5), 4)])
+@pytest.mark.parametrize(
+    ("aggregator", "grid", "pool"), [("maan", (3, 3), 3), *((name, (6, 5), 4) for name in maan2d.AGGREGATORS)]
+)
 def test_scores_are_those_of_the_paper_by_hand(aggregator, grid, pool):
     config = options(aggregator, grid, pool=pool, map="cas", scale=0.5)
     params, video = params_of(config), image(grid, padding=5)
@@ -93,8 +105,9 @@ def test_scores_are_those_of_the_paper_by_hand(aggregator, grid, pool):
     np.testing.assert_allclose(found.attention[:n], attention["full"], rtol=1e-5)
     np.testing.assert_allclose(found.cas[:n], attention["full"][:, None] * sigmoid(x @ kernel + bias), rtol=1e-4)
     assert not np.asarray(found.cas[n:]).any()
-    cam = methods.get(options(aggregator, grid, pool=pool, map="cam", scale=0.5)).score(params, video)
-    np.testing.assert_allclose(cam.cas[:n], x @ kernel, rtol=1e-4, atol=1e-5)
+    if aggregator == "mean":
+        cam = methods.get(options(aggregator, grid, pool=pool, map="cam", scale=0.5)).score(params, video)
+        np.testing.assert_allclose(cam.cas[:n], x @ kernel, rtol=1e-4, atol=1e-5)
 
 
 def test_a_map_in_another_order_has_the_same_aggregate():
@@ -138,7 +151,7 @@ def test_cam_has_no_attention_to_train():
 
 def test_training_sees_every_location_in_its_place():
     """`plan` draws one of each of n parts, and n locations have a part each."""
-    _, snippets = pipeline.plan(jax.random.key(0), 3, np.full(100, 169), 64, 169)
+    _, snippets = jax.jit(lambda key: pipeline.plan(key, 3, np.full(100, 169), 64, 169))(jax.random.key(0))
     wrong = np.asarray(snippets) != np.arange(169)
     assert wrong.mean() < 1e-3 and abs(np.asarray(snippets) - np.arange(169)).max() <= 1
 

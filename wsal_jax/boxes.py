@@ -52,7 +52,7 @@ def cases_of(
     found = []
     for i in images:
         boxes, labels = annotations[i].boxes, annotations[i].labels
-        relative = boxes / np.array([*metas[i].size, *metas[i].size])
+        relative = boxes / np.tile(metas[i].size, 2)
         found += [Case(int(i), int(label), relative[labels == label]) for label in np.unique(labels)]
     return found
 
@@ -82,7 +82,7 @@ def level_ious(
     flat = not np.isfinite(big).all() or high == low
     picture = np.zeros(big.shape, np.uint8) if flat else ((big - low) / (high - low) * 255).astype(np.uint8)
     true = np.trunc(boxes * SIDE)
-    found: list[tuple[int, ...]] = []
+    found: list[Sequence[int]] = []
     starts, first = [], []
     for level in np.linspace(0, 254, levels).astype(int):
         contours, _ = cv2.findContours((picture > level).view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
