@@ -1,0 +1,1 @@
+"""Networks that turn frames into features: pure functions over parameters with the names of their published weights."""
