@@ -30,7 +30,7 @@ def test_iou_is_that_of_a_loop(extra):
 
 
 def meta(i, size=(40, 20)):
-    return Meta(f"{i}.jpg", 4, 1.0, 1.0, 0.5, 4.0, (2, 2), size)
+    return Meta(f"{i}.jpg", 4, 1.0, 1.0, 0.5, 4.0, grid=(2, 2), size=size)
 
 
 def test_cases_are_of_a_class_each_and_relative():

@@ -32,7 +32,7 @@ def made(small=True):
     start = np.stack([rng.integers(1, 13 - size, N), rng.integers(1, 13 - size, N)], 1)
     corners = np.concatenate([start, start + size], 1)
     classes = rng.integers(0, 8, N)
-    metas = [Meta(f"test/{i}.jpg", 196, 1.0, 1.0, 0.5, 196.0, GRID, (28, 56)) for i in range(N)]
+    metas = [Meta(f"test/{i}.jpg", 196, 1.0, 1.0, 0.5, 196.0, grid=GRID, size=(28, 56)) for i in range(N)]
     annotations = [
         Annotation(np.array([[0.0, 196.0]]), np.array([label]), boxes=box[None])
         for label, box in zip(classes, corners * np.array([2.0, 4.0, 2.0, 4.0]))

@@ -173,19 +173,19 @@ def test_options_that_do_not_exist(option, value, words):
 
 
 def test_data_of_another_kind_or_network_are_refused():
-    def data(*image):
-        meta = Meta("x.jpg", 49, 1.0, 1.0, 0.5, 49.0, *image)
+    def data(grid=None):
+        meta = Meta("x.jpg", 49, 1.0, 1.0, 0.5, 49.0, grid=grid)
         store = Store(Path(), "train", {}, *[np.zeros(1, int)] * 3)
         return pipeline.Dataset(store, [meta], [], np.zeros((1, 1)), np.zeros((1, 1)), ["a"], {"rgb": 1}, 0)
 
     config = options(num_snippets=49)
-    maan2d.check(config, data((7, 7), (9, 9)))
+    maan2d.check(config, data((7, 7)))
     with pytest.raises(InputError, match="learns from images"):
         maan2d.check(config, data())
     with pytest.raises(InputError, match=r"maps are \(13, 13\).*backbone="):
-        maan2d.check(config, data((13, 13), (9, 9)))
+        maan2d.check(config, data((13, 13)))
     with pytest.raises(InputError, match=r"num_snippets=20: give all 49"):
-        maan2d.check(options(num_snippets=20), data((7, 7), (9, 9)))
+        maan2d.check(options(num_snippets=20), data((7, 7)))
 
 
 def test_switches():

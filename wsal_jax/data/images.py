@@ -216,7 +216,7 @@ class ImageBuilder(FolderBuilder, skip_registration=True):  # type: ignore[call-
         labels = [label for label, _ in boxes]
         segments = [(0.0, float(n))] * len(boxes)
         times = (1.0, 1.0, 0.5, float(n))  # a location a second
-        return Entry(where, load, sorted(image.labels), segments, labels, [], *times, None, dict(of_image))
+        return Entry(where, load, sorted(image.labels), segments, labels, [], *times, image=dict(of_image))
 
     def _files(self) -> Iterator[Path]:
         """All but what the system hides."""
