@@ -92,7 +92,7 @@ def load(path: str | Path | None = None) -> Params:
 
 def shapes() -> dict[str, tuple[tuple[int, ...], int]]:
     """Of each unit the kernel's shape, [h w in out], of depthwise ones [h w out], and the number of outputs."""
-    found = {"_conv_stem": ((3, 3, 3, 32), 32)}
+    found: dict[str, tuple[tuple[int, ...], int]] = {"_conv_stem": ((3, 3, 3, 32), 32)}
     for i, (side, _, expansion, before, after) in enumerate(blocks()):
         wide = expansion * before
         if expansion > 1:
