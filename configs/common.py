@@ -91,6 +91,22 @@ def get_config(switches: ConfigDict) -> ConfigDict:
     config.localize.nms = 0.5  # temporal IoU above which NMS drops the weaker of two detections of a class
     config.localize.soft_nms = 0.0  # sigma of Gaussian soft-NMS, which decays scores, instead of `nms`; 0.0: off
 
+    if benchmark in ("image_folder", "cub200"):
+        for_images(config, benchmark)
     if switches.quick:
         config.steps, config.log_every, config.checkpoint_every = 200, 50, 100
     return config
+
+
+def for_images(config: ConfigDict, dataset: str) -> None:
+    """What images have beyond videos; docs/images.md."""
+    config.data.reader = dict(backbone="efficientnet_lite0", weights="", max_pixels=50_000_000)
+    if dataset == "cub200":
+        config.data.reader.update(lists="", split="test")  # see wsal_jax/data/cub200.py
+    else:
+        config.data.reader.inclusive = False  # True: xmax, ymax are the last pixels of a box, not its edges
+    config.streams, config.fusion = ("rgb",), (1.0,)
+    config.localize.normalize = "max"  # the threshold is a share of the map's maximum; "minmax": of its range
+    config.localize.boxes = 1  # of each class, the largest first
+    config.evaluation.small = 0.5  # images whose true boxes all cover less of the image are measured apart
+    config.evaluation.levels = 51  # thresholds of MaxBoxAcc; 255 are all there are in maps of 8 bits

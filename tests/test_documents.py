@@ -45,7 +45,7 @@ def test_configs_take_the_switches(document):
 
 
 def test_options_exist():
-    datasets = ("synthetic_untrimmed/thumos", "feature_folder", "thumos14", "activitynet/1.3")
+    datasets = ("synthetic_untrimmed/thumos", "feature_folder", "thumos14", "activitynet/1.3", "image_folder", "cub200")
     options = set()
     for name, dataset in product(methods.names(), datasets):
         config = json.loads(get_config(name, f"dataset={dataset}").to_json())

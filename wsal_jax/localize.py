@@ -223,3 +223,61 @@ def shuffle(scores: Scores, rng: np.random.Generator) -> Scores:
     order = rng.permutation(len(scores.attention))
     sequences = {name: getattr(scores, name) for name in SEQUENCES if getattr(scores, name) is not None}
     return scores._replace(extras=None, **{name: x[order] for name, x in sequences.items()})
+
+
+RASTER = 224
+"""Maps of images are scaled to RASTER x RASTER values before they are cut, whatever the image's size and shape."""
+
+
+def upscale(values: Float[np.ndarray, "h w"], rows: int, columns: int) -> Float[np.ndarray, "rows columns"]:
+    """A map scaled bilinearly, cell centres to cell centres; beyond the outermost centres it stays as there."""
+
+    def along(values, m):  # of the first axis; a product of matrices would wake all threads for nothing
+        n = len(values)
+        at = ((np.arange(m) + 0.5) * n / m - 0.5).clip(0, n - 1)
+        low = np.floor(at).astype(int)
+        share = (at - low)[:, None]
+        return values[low] * (1 - share) + values[np.minimum(low + 1, n - 1)] * share
+
+    return along(along(values, rows).T, columns).T
+
+
+def propose_boxes(
+    values: Float[np.ndarray, "h w"],
+    size: tuple[int, int],
+    threshold: float,
+    normalize: str = "max",
+    most: int = 1,
+) -> tuple[Float[np.ndarray, "k 4"], Float[np.ndarray, " k"]]:
+    """The boxes of the largest regions (8-connected, by area) of a map of one class; the whole image if there is none.
+
+    Args:
+      values: the map; a NaN anywhere makes it of no use.
+      size: width and height of the image.
+      threshold: regions are above this share of the map's maximum, or of its range.
+      normalize: "max" or "minmax", which are different metrics.
+      most: how many boxes at most.
+
+    Returns:
+      x0, y0, x1, y1 in pixels, the largest region first, and each region's mean on a scale where the level of
+      `normalize` is 0 and the maximum 1.
+    """
+    from scipy import ndimage
+
+    raster = upscale(values.astype(np.float64), RASTER, RASTER)
+    high, low = raster.max(), raster.min() if normalize == "minmax" else 0.0
+    regions, count = ndimage.label(raster > low + threshold * (high - low), np.ones((3, 3)))
+    if not count:
+        return np.array([[0.0, 0.0, *size]]), np.ones(1)
+    largest = np.argsort(-np.bincount(regions.ravel())[1:], kind="stable")[:most]
+    slices = ndimage.find_objects(regions)
+    edges = np.array([[x.start, y.start, x.stop, y.stop] for y, x in (slices[i] for i in largest)]) / RASTER
+    means = ndimage.mean(raster, regions, largest + 1)
+    return edges * np.array([*size, *size]), (np.asarray(means) - low) / (high - low)
+
+
+def propose_box(
+    values: Float[np.ndarray, "h w"], size: tuple[int, int], threshold: float, normalize: str = "max"
+) -> Float[np.ndarray, "4"]:
+    """The first of `propose_boxes`."""
+    return propose_boxes(values, size, threshold, normalize)[0][0]

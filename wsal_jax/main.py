@@ -8,7 +8,7 @@ from absl import app, flags, logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
-from wsal_jax import checkpoint, evaluate, options, results, sharding, signals, train
+from wsal_jax import checkpoint, evaluate, evaluate_images, options, results, sharding, signals, train
 from wsal_jax import methods as registry
 from wsal_jax.data import pipeline
 from wsal_jax.data.clips import Clips
@@ -65,7 +65,10 @@ def train_and_evaluate(
         scores[model] = evaluate.score(chosen, params, data["test"], streams)
     if not first:
         return ""
-    measured = evaluate.report(methods[config.streams[0]], scores, data["test"], config, folder, highlights)
+    if data["test"].metas[0].grid:
+        measured = evaluate_images.report(scores, data, config, folder)
+    else:
+        measured = evaluate.report(methods[config.streams[0]], scores, data["test"], config, folder, highlights)
     return results.format_results(measured)
 
 

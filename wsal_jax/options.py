@@ -170,6 +170,18 @@ def check_evaluation(config: ConfigDict, data: pipeline.Dataset) -> dict[str, Cl
         raise InputError(f"{given}: must not be negative")
     for model in config.streams:
         options_of(config.localize, model, "config.localize")
+    if data.metas[0].grid:
+        check_images(config)
     if config.data.name != "feature_folder":
         return {}
     return clips.read(Path(config.data.root), data.class_names)
+
+
+def check_images(config: ConfigDict) -> None:
+    """Raises InputError for options of boxes that cannot work."""
+    if config.localize.get("normalize") not in ("max", "minmax"):
+        raise InputError(f"config.localize.normalize={config.localize.get('normalize')!r}: give max or minmax")
+    if config.localize.boxes < 1:
+        raise InputError(f"config.localize.boxes={config.localize.boxes}: give at least 1")
+    if not 1 <= config.evaluation.levels <= 255:
+        raise InputError(f"config.evaluation.levels={config.evaluation.levels}: give 1 to 255")

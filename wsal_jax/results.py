@@ -19,6 +19,7 @@ from wsal_jax.text import align
 from wsal_jax.types import Detections, Scores
 
 FUSED, WHOLE, SHUFFLED = "fused", "whole video", "shuffled"
+WHOLE_IMAGE, SQUARE, MEAN_BOX = "whole image", "centred square", "mean training box"
 
 ACTIVE = 0.5
 """The attention, and the probability of a class, above which a snippet counts as one of action in table 2 of DGAM."""
@@ -158,13 +159,15 @@ def format_results(results: Results) -> str:
     if not results.rows:
         return "No test video is annotated, so nothing is measured; detections.json holds what was found."
     head = ", ".join(f"{name} {value}" for name, value in results.about.items())
-    of_attention = format_table(results.attention, f"att, cls > {ACTIVE}: % of |gt|")
-    return f"{head}\n{format_table(results.rows)}\n{of_attention}"
+    corners = ("mAP@IoU", f"att, cls > {ACTIVE}: % of |gt|")
+    if "images" in results.about:
+        corners = ("%, at IoU 0.5", "attention, %")
+    return "\n".join([head, *(format_table(x, corner) for x, corner in zip(results[1:], corners))])
 
 
 def final_row(rows: Table) -> str:
     """The last model's: the fused one where there are several."""
-    return [row for row in rows if row not in (WHOLE, SHUFFLED)][-1]
+    return [row for row in rows if row not in (WHOLE, SHUFFLED, WHOLE_IMAGE, SQUARE, MEAN_BOX)][-1]
 
 
 def format_table(rows: Table, corner: str = "mAP@IoU") -> str:

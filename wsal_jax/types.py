@@ -79,20 +79,35 @@ class Meta(NamedTuple):
     """Frame at the centre of snippet 0."""
     duration: float
     """Seconds."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of an image, whose n = h w locations, row by row, are its snippets; None: a video."""
+    size: tuple[int, int] | None = None
+    """Width and height of an image in pixels, upright."""
 
 
 class Annotation(NamedTuple):
-    """True segments of one video, for evaluation only."""
+    """True segments of one video, or boxes of one image, for evaluation only."""
 
     segments: Float[np.ndarray, "k 2"]
     labels: Int[np.ndarray, " k"]
     ambiguous: Float[np.ndarray, "a 2"] = np.zeros((0, 2))
     """Ambiguous segments (THUMOS14's class Ambiguous); some protocols forgive detections there."""
+    boxes: Float[np.ndarray, "k 4"] | None = None
+    """Of an image: x0, y0, x1, y1 in pixels, from edge to edge; each of `segments` is then the whole of it."""
 
 
 class Detections(NamedTuple):
     """Detected segments of one video, in no particular order."""
 
     segments: Float[np.ndarray, "k 2"]
+    labels: Int[np.ndarray, " k"]
+    scores: Float[np.ndarray, " k"]
+
+
+class Boxes(NamedTuple):
+    """Detected objects of one image, in no particular order."""
+
+    boxes: Float[np.ndarray, "k 4"]
+    """x0, y0, x1, y1 in pixels."""
     labels: Int[np.ndarray, " k"]
     scores: Float[np.ndarray, " k"]

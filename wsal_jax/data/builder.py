@@ -47,6 +47,8 @@ class Entry(NamedTuple):
     """Number of instances of each class, for a video without segments; None if unknown."""
     group: str = ""
     """Videos of one group are not independent; "" if the video is in no group."""
+    image: dict[str, np.ndarray] | None = None
+    """For an image: the fields of `examples.IMAGE`."""
 
 
 class Folder(NamedTuple):
@@ -189,7 +191,8 @@ class FolderBuilder(StoredBuilder, skip_registration=True):  # type: ignore[call
         features = metadata = None  # TFDS reads them from the built data
         if not self.is_prepared():
             self._checked = self._check()
-            features = examples.features(self._checked.classes)
+            images = any(video.image for videos in self._checked.videos.values() for video in videos)
+            features = examples.features(self._checked.classes, images)
             metadata = examples.metadata(self._checked.streams, self._checked.extraction)
         return tfds.core.DatasetInfo(builder=self, description=type(self).__doc__, features=features, metadata=metadata)
 
@@ -219,6 +222,7 @@ class FolderBuilder(StoredBuilder, skip_registration=True):  # type: ignore[call
                     "stride": video.stride,
                     "offset": video.offset,
                     "duration": video.duration,
+                    **(video.image or {}),
                 },
             )
         if self._take_fingerprint() != self._fingerprint:

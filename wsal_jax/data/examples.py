@@ -28,21 +28,24 @@ RAW = {
 }
 """Type and shape of what is stored as raw bytes."""
 
+IMAGE = {"grid": (np.int64, 2), "size": (np.int64, 2), "boxes": (np.float64, -1, 4)}
+"""What images have beyond that: rows and columns, width and height, and the boxes of `segment_labels` in pixels."""
 
-def features(class_names: list[str]) -> tfds.features.FeaturesDict:
+
+def features(class_names: list[str], images: bool = False) -> tfds.features.FeaturesDict:
     """The TFDS features of a video; c classes, k true segments, a ambiguous ones.
 
     `group` names what a video has in common with others, such as the recording it was cut from; "" where nothing.
     `length` is the number of snippets; `shard` and `row` say where its features are, see `store`.
     `labels` [c] is 1 for every class of the video; `counts` [c] says how often it occurs, -1 where that is not known.
     `segments` [k 2] are seconds, `segment_labels` [k] class indices, `ambiguous` [a 2] seconds where nobody can tell:
-    for evaluation only.
+    for evaluation only. Images have a segment for each box, and `IMAGE`.
     `fps`, `stride`, `offset` (frames), `duration` (seconds) place the snippets in time, see `types.Meta`.
     """
     lengths = {"labels": len(class_names), "counts": len(class_names)}
     bytes = tfds.features.Encoding.BYTES  # else TFDS stores float64 as float32
     raw = {}
-    for name, (dtype, *shape) in RAW.items():
+    for name, (dtype, *shape) in (RAW | IMAGE if images else RAW).items():
         shape = tuple(lengths.get(name) if size < 0 else size for size in shape)
         raw[name] = tfds.features.Tensor(shape=shape, dtype=dtype, encoding=bytes)
     labels = tfds.features.Sequence(tfds.features.ClassLabel(names=class_names))
@@ -90,7 +93,7 @@ def read(path: PathLike) -> Iterator[dict[str, Any]]:
         example = tf_example_pb2.Example.FromString(record).features.feature
         labels = np.array(example["segment_labels"].int64_list.value, np.int64)
         decoded = {name: example[name].bytes_list.value[0] for name in ("id", "group")} | {"segment_labels": labels}
-        for name, (dtype, *shape) in RAW.items():
+        for name, (dtype, *shape) in (RAW | IMAGE if "grid" in example else RAW).items():
             values = np.frombuffer(example[name].bytes_list.value[0], dtype)
             decoded[name] = values.reshape(shape) if shape else values[0]
         yield decoded

@@ -67,7 +67,7 @@ def build(config: ConfigDict) -> tfds.core.DatasetBuilder:
     importlib.import_module(f"wsal_jax.data.{name}")
     options = dict(config.get("reader", {}), **({"config": variant} if variant else {}))
     if config.root:
-        options["root" if name == "feature_folder" else "manual_dir"] = config.root
+        options["root" if name in ("feature_folder", "image_folder", "cub200") else "manual_dir"] = config.root
     try:  # the class itself, for tfds.builder puts all arguments before what it raises
         builder = tfds.builder_cls(name)(data_dir=config.dir or None, file_format="array_record", **options)
     except InputError:
@@ -99,8 +99,10 @@ def load(builder: tfds.core.DatasetBuilder, split: str) -> Dataset:
     for path in builder.info.splits[split].filepaths:
         for example in examples.read(path):
             times = {name: float(example[name]) for name in ("fps", "stride", "offset", "duration")}
-            metas.append(Meta(example["id"].decode(), int(example["length"]), **times))
-            annotations.append(Annotation(example["segments"], example["segment_labels"], example["ambiguous"]))
+            image = {name: tuple(example[name].tolist()) for name in ("grid", "size") if name in example}
+            metas.append(Meta(example["id"].decode(), int(example["length"]), **times, **image))
+            segments, classes, ambiguous = (example[name] for name in ("segments", "segment_labels", "ambiguous"))
+            annotations.append(Annotation(segments, classes, ambiguous, example.get("boxes")))
             labels.append(example["labels"].astype(np.float32))
             counts.append(example["counts"].astype(np.float32))
             groups.append(example["group"].decode())
