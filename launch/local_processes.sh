@@ -7,8 +7,9 @@ count=$1
 shift
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
+python=${PYTHON:-python}
 export JAX_PLATFORMS=cpu JAX_CPU_COLLECTIVES_IMPLEMENTATION=gloo
-port=$(python -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')
+port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')
 set -m # a process group for each, so that Ctrl-C reaches only this script, which passes it on once
 pids=() signalled=''
 pass_on() {
@@ -18,7 +19,7 @@ pass_on() {
 trap 'pass_on INT' INT
 trap 'pass_on TERM' TERM
 for ((i = 0; i < count; i++)); do
-  python -m wsal_jax.main --distributed --coordinator="localhost:$port" --processes="$count" --process="$i" "$@" &
+  "$python" -m wsal_jax.main --distributed --coordinator="localhost:$port" --processes="$count" --process="$i" "$@" &
   pids+=($!)
 done
 for _ in "${pids[@]}"; do # the first failure ends all, with its status

@@ -40,7 +40,9 @@ def made(small=True):
     labels = np.eye(8, dtype=np.float32)[classes]
     store = Store(Path(), "test", {}, *[np.zeros(N, int)] * 3)
     names = [f"class {c}" for c in range(8)]
-    return Made(Dataset(store, metas, annotations, labels, labels, names, {"rgb": 1}, 0), classes, corners)
+    return Made(
+        Dataset(store, metas, annotations, labels, labels, names, {"rgb": 1}, 0, [""] * len(metas)), classes, corners
+    )
 
 
 def scores_of(images, wrong=0, shift=0):

@@ -83,7 +83,7 @@ def test_a_step_is_that_of_the_whole_batch():
     """The gradient is that of all videos together, including through neighbours; tracked groups have none."""
     videos, params = batch(), FIFTH.init(jax.random.key(1), Spec((5,), 3))
     params["statistics"]["mean"] = jnp.full(5, 0.3)
-    new, _, metrics = step_of(FIFTH.phases[0], params, videos)
+    new, _, metrics, _ = step_of(FIFTH.phases[0], params, videos)
 
     def plain(kernel):
         of = lambda i: jax.tree.map(lambda x: x[i], videos)  # noqa: E731
@@ -157,5 +157,5 @@ def test_a_loss_is_told_its_step():
         {"w": 0.0}, videos, Step(jax.random.split(jax.random.key(0), 4), 0)
     )
     assert len(np.unique(keys)) == 4
-    _, _, metrics = step_of(phase, {"w": jnp.zeros(())}, videos)
+    _, _, metrics, _ = step_of(phase, {"w": jnp.zeros(())}, videos)
     np.testing.assert_allclose(metrics["key"], np.mean(keys), rtol=1e-6)

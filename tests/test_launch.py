@@ -124,7 +124,7 @@ def test_the_launcher_passes_a_signal_on_and_waits(tmp_path, number):
     stand_in = tmp_path / "python"
     stand_in.write_text(STAND_IN)
     stand_in.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PYTHON": str(stand_in)}
     with subprocess.Popen([LAUNCH, "2"], env=environment, stdout=subprocess.PIPE, text=True) as run:
         assert [run.stdout.readline() for _ in range(2)] == ["started\n"] * 2
         run.send_signal(number)

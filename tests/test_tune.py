@@ -306,7 +306,7 @@ def test_spaces_that_cannot_work_are_refused(config, search, tmp_path, values, m
 
 
 @pytest.mark.parametrize("dataset", ["synthetic_untrimmed/thumos", "feature_folder,preset=composed", "thumos14"])
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", sorted({*methods.names()} - {"maan2d"}))  # images cannot be tuned yet
 def test_every_method_has_a_space_with_its_own_values(name, dataset):
     path, switches = options.find(f"{name}:dataset={dataset}")
     config = runpy.run_path(str(path))["get_config"](switches)

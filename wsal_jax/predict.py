@@ -27,8 +27,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from wsal_jax import extract, localizer, workdir
+from wsal_jax import extract, localizer
 from wsal_jax.data import feature_folder
+from wsal_jax.files import replace
 from wsal_jax.formats import submissions
 from wsal_jax.formats.checks import Problems, check_id
 from wsal_jax.localizer import Features, Run, Segment
@@ -101,9 +102,9 @@ def write(run: Run, one: Found, meta: Meta, scores: dict[str, Scores], found: De
     arrays = {f"{name}/{key}": np.float16(getattr(of, key)) for name, of in scores.items() for key in kept}
     sidecar.replace(out / "scores.npz", lambda file: np.savez(file, **arrays))
     source = str(one.source.absolute()) if one.source.is_file() else None
-    workdir.replace(out / "video.json", json.dumps({**meta._asdict(), "file": source}, indent=1))
+    replace(out / "video.json", json.dumps({**meta._asdict(), "file": source}, indent=1))
     submission = submissions.to_json({one.id: found}, run.data["classes"])
-    workdir.replace(out / "detections.json", json.dumps(submission, indent=1))
+    replace(out / "detections.json", json.dumps(submission, indent=1))
     return out
 
 

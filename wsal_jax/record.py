@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from wsal_jax.files import replace
 from wsal_jax.formats.checks import FolderError, Problems, read_json
 from wsal_jax.fuse import fuse
 from wsal_jax.types import Annotation, Meta, Scores
-from wsal_jax.workdir import replace
 
 VERSION = 1
 GRID = ("fps", "stride", "offset")

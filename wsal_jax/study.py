@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from wsal_jax import configs
-from wsal_jax.workdir import replace
+from wsal_jax.files import replace
 
 
 def value(result: dict[str, Any]) -> float:

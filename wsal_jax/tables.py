@@ -30,10 +30,11 @@ from ml_collections import ConfigDict, config_flags
 
 from wsal_jax import metrics, options, results, significance
 from wsal_jax.data import pipeline
+from wsal_jax.files import replace
 from wsal_jax.formats import submissions
 from wsal_jax.study import differences, load_base
 from wsal_jax.types import Detections, InputError
-from wsal_jax.workdir import IRRELEVANT, identity, replace, versions
+from wsal_jax.workdir import IRRELEVANT, identity, versions
 
 DOCUMENTS = ("README.md", "docs/results.md")
 SAMPLES = 1000

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
+from wsal_jax.files import replace
 from wsal_jax.train import Log
 from wsal_jax.types import InputError
 
@@ -35,16 +36,6 @@ def identity(run: dict) -> dict:
     """What must agree for two runs to be the same."""
     run = {name: value for name, value in run.items() if name != "evaluation"}
     return {name: value for name, value in flatten_dict(run, sep=".").items() if name not in IRRELEVANT}
-
-
-def replace(path: Path, text: str) -> None:
-    """Writes a file aside and renames it, so that a full disk or a kill leaves the old one."""
-    aside = path.with_name(f"{path.name}.new")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def open_run(path: str | None, config: ConfigDict, dataset: str) -> Path:
