@@ -332,3 +332,11 @@ def test_the_extractor_of_a_feature_folder_is_kept(run, data, tmp_path):
     }
     with pytest.raises(FolderError, match=r"data\.json is missing"):
         record.read(tmp_path / "gone")
+
+
+def test_the_files_of_the_page_may_lie_beside_others(monkeypatch, tmp_path):
+    """An installed package has a folder `__pycache__` there."""
+    web = shutil.copytree(Path(page.__file__).parent / "web", tmp_path / "web")
+    (web / "__pycache__").mkdir(exist_ok=True)
+    monkeypatch.setattr(page.resources, "files", lambda package: web)
+    assert "<title>a run</title>" in page.render({"title": "a run", "videos": []})

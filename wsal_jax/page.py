@@ -53,7 +53,8 @@ POLICY = (
 
 def render(page: Mapping[str, Any], videos: Sequence[str] | None = None) -> str:
     """The HTML of a page; `videos` are its videos where they are JSON already."""
-    files = {path.name: path.read_text(encoding="utf-8") for path in resources.files("wsal_jax.web").iterdir()}
+    there = resources.files("wsal_jax.web")  # an installed one has __pycache__ in it, too
+    files = {name: (there / name).read_text(encoding="utf-8") for name in ("index.html", "style.css", *MODULES)}
     style, script = files["style.css"], joined([files[name] for name in MODULES])
     policy = POLICY.format(style=_digest(style), script=_digest(script))
     data = json.dumps(page, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
