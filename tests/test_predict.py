@@ -1,6 +1,7 @@
 """New videos by a trained run: from files and from features, by the command and from Python."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -114,6 +115,14 @@ def test_predictions_are_those_of_the_run(made, tmp_path, capsys):
         video = json.loads((folder / "video.json").read_text())
         assert video["file"] == str(made / "videos" / f"{id}.mp4") and video["stride"] == 16
         assert Localizer.load(run)(made / "videos" / f"{id}.mp4") == [tuple(one) for one in found[1]]
+    (page,) = re.findall(
+        r'<script type="application/json"[^>]*>(.*?)</script>',
+        (run / "predictions" / "index.html").read_text("utf-8"),
+        re.S,
+    )
+    shown = {video["id"]: video for video in json.loads(page)["videos"]}
+    assert list(shown) == ["c", "d"] and shown["c"]["truth"] is None and shown["c"]["strip"]
+    assert len(shown["c"]["runs"][0]["found"]) == len(expected["c"]) and shown["c"]["runs"][0]["scores"]
     assert sorted(path.name for path in (run / "predictions" / "c").iterdir()) == [
         "detections.json",
         "scores.npz",
@@ -145,7 +154,7 @@ def test_one_broken_video_does_not_stop_others(made, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert "broken.mp4: is not a video" in err and "gone.mp4" in err and "written to" in out
     assert "no segment with a score of 2 or more" in out
-    assert [path.name for path in (tmp_path / "run" / "predictions").iterdir()] == ["-c 100%"]
+    assert [path.name for path in (tmp_path / "run" / "predictions").iterdir() if path.is_dir()] == ["-c 100%"]
     (found,) = detections(tmp_path / "run" / "predictions" / "-c 100%" / "detections.json").items()
     assert found[0] == "-c 100%" and found[1]
     shutil.copy(made / "videos" / "c.mp4", tmp_path / "videos" / "line\nbreak.mp4")
@@ -193,7 +202,7 @@ def test_features_instead_of_videos(made, tmp_path, capsys):
     found = {}
     for id in ("c", "d", "joint", "timed"):
         found |= detections(run / "predictions" / id / "detections.json")
-    assert sorted(path.name for path in (run / "predictions").iterdir()) == sorted(found)
+    assert sorted(path.name for path in (run / "predictions").iterdir() if path.is_dir()) == sorted(found)
     for id in "cd":
         assert_equal(found[id], expected[id])
     assert json.loads((run / "predictions" / "joint" / "video.json").read_text())["duration"] == 9 * 16 / 25

@@ -12,27 +12,30 @@ refused.
 
 `RUN/predictions/<id>/` gets `detections.json` in ActivityNet's form, with all segments whatever `--threshold`;
 `scores.npz` with `<model>/cas` [n c], `<model>/attention` [n], `<model>/video_score` [c] in float16, of each model the
-mean of its seeds, and of "fused"; and `video.json`, the file and what turns snippets into seconds. A video that cannot
-be used is told of, and the others go on; then the exit status is 1. `wsal_jax.localizer` says how seeds are fused.
+mean of its seeds, and of "fused"; and `video.json`, the file and what turns snippets into seconds. Beside them,
+`RUN/predictions/index.html` is a page of the videos of this call (see `wsal_jax.report`), unless the run was trained
+with `--config.report=False`. A video that cannot be used is told of, and the others go on; then the exit status is 1.
+`wsal_jax.localizer` says how seeds are fused.
 """
 
 import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
-from wsal_jax import extract, localizer
+from wsal_jax import extract, localizer, report
 from wsal_jax.data import feature_folder
 from wsal_jax.files import replace
 from wsal_jax.formats import submissions
 from wsal_jax.formats.checks import Problems, check_id
 from wsal_jax.localizer import Features, Run, Segment
+from wsal_jax.record import Record
 from wsal_jax.text import cut
 from wsal_jax.types import Detections, InputError, Meta, Scores
 from wsal_jax.video import extractor, features, folder, labels, pool, sidecar
@@ -118,9 +121,21 @@ def table(name: str, meta: Meta, listed: Sequence[Segment], threshold: float) ->
     return "\n".join([heading, f"{'start':>8} {'end':>8}  {'class':<{width}}  score", *lines])
 
 
+def write_page(run: Run, seen: Mapping[str, tuple[Meta, dict[str, Scores], Detections, Path]]) -> Path:
+    """Leaves one page of all videos of this call, as `wsal_jax.report` writes it; returns its path."""
+    metas = [meta for meta, *_ in seen.values()]
+    kept = Record({**run.data, "command": None}, list(run.data["classes"]), metas, [None] * len(metas))
+    models = next(iter(seen.values()))[1]
+    scores = {model: [of[model] for _, of, *_ in seen.values()] for model in models}
+    found = {id: of_video for id, (_, _, of_video, _) in seen.items()}
+    page = report.Run(run.folder, run.trained.config.to_dict(), kept, found, scores)
+    files = {id: source for id, (*_, source) in seen.items() if source.is_file()}
+    return report.write([page], run.folder / "predictions" / "index.html", files)[0]
+
+
 def predict(run: Run, videos: Iterable[Found], threshold: float) -> int:
-    """Scores, tells and writes each video; the exit status."""
-    status = 0
+    """Scores, tells and writes each video, and a page of them all; the exit status."""
+    status, seen = 0, {}
     for one in videos:
         name = one.source.name if one.source.is_file() else one.id
         try:
@@ -131,12 +146,19 @@ def predict(run: Run, videos: Iterable[Found], threshold: float) -> int:
             meta = localizer.meta_of(one.id, len(values[run.streams[0]]), info, run.data["grid"])
             of_models, found = localizer.localize(run, scores, meta)
             write(run, one, meta, of_models, found)
+            seen[one.id] = meta, of_models, found, one.source
             print(table(name, meta, localizer.segments(found, run.data["classes"], threshold), threshold), flush=True)
         except (InputError, OSError) as error:
             reason = pool.reason(error)
             print(f"error: {reason if str(one.source) in reason else f'{name}: {reason}'}", file=sys.stderr, flush=True)
             status = 1
     print(f"written to {run.folder / 'predictions'}")
+    if seen and run.trained.config.get("report", True):
+        try:
+            print(f"page: {write_page(run, seen)}")
+        except (InputError, OSError) as error:  # the detections are there all the same
+            print(f"error: no page: {pool.reason(error)}", file=sys.stderr, flush=True)
+            status = 1
     return status
 
 

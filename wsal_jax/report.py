@@ -236,7 +236,7 @@ def shown_classes(
 def write(
     runs: Sequence[Run],
     out: Path,
-    videos: Path | None = None,
+    videos: Path | Mapping[str, Path] | None = None,
     embed: bool = False,
     ids: Sequence[str] = (),
     part: int = PART,
@@ -245,7 +245,7 @@ def write(
 
     Args:
       out: the HTML file; further pages are called `<name>-2.html` and so on.
-      videos: a folder with video files called by id; they are linked to, and give film strips.
+      videos: a folder with video files called by id, or the files by id; they are linked to, and give film strips.
       embed: put the video files into the page.
       ids: the videos to show; empty means all.
       part: characters of data for a page.
@@ -260,7 +260,8 @@ def write(
     chosen = [id for id in known if id in ids] if ids else known
     classes = {name: i for i, name in enumerate(dict.fromkeys(name for run in runs for name in run.record.classes))}
     names = short_names([run.folder for run in runs])
-    media = Media(film.find(videos, chosen) if videos else {}, embed, out)
+    files_of = film.find(videos, chosen) if isinstance(videos, Path) else dict(videos or {})
+    media = Media(files_of, embed, out)
     pictures = max(12, min(film.MOST, 6000 // max(len(media.files), 1)))
     parts: list[list[str]] = [[]]
     where, size = {}, 0
