@@ -6,7 +6,6 @@
 
 import argparse
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from wsal_jax.formats import elan, fiftyone, label_studio, submissions, subtitle
 from wsal_jax.formats.labelled import Labelled, Segment, tidy
 from wsal_jax.formats.submissions import Found
 from wsal_jax.record import Record
-from wsal_jax.text import count
+from wsal_jax.text import count, told
 from wsal_jax.types import InputError
 
 Write = Callable[[Sequence[Labelled], Sequence[str], Path, str], list[Path]]
@@ -117,12 +116,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    if hasattr(sys.stdout, "reconfigure"):  # a name that the terminal cannot show must not end the command
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        run(parser().parse_args(argv))
-    except (InputError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+    told(run, parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import argparse
 import csv
 import io
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from wsal_jax.formats import elan, fiftyone, label_studio, via
 from wsal_jax.formats.checks import FolderError, Problems, read_json
 from wsal_jax.formats.labelled import Labelled
-from wsal_jax.text import count
+from wsal_jax.text import count, told
 from wsal_jax.types import InputError
 
 READERS = {"label_studio": label_studio.read, "via": via.read, "elan": elan.read, "fiftyone": fiftyone.read}
@@ -146,12 +145,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    if hasattr(sys.stdout, "reconfigure"):  # a name that the terminal cannot show must not end the command
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        run(parser().parse_args(argv))
-    except (InputError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+    told(run, parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ and the results. `docs/report.md` says how to read it; `wsal_jax.page` is what i
 import argparse
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -20,7 +19,7 @@ from wsal_jax import analyse, film, metrics, page, record
 from wsal_jax.formats import submissions
 from wsal_jax.formats.checks import FolderError, Problems, read_json
 from wsal_jax.record import Record
-from wsal_jax.text import count
+from wsal_jax.text import count, told
 from wsal_jax.types import Annotation, Detections, InputError, Meta, Scores
 
 PART = 20_000_000
@@ -334,12 +333,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    if hasattr(sys.stdout, "reconfigure"):  # a name that the terminal cannot show must not end the command
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        run(parser().parse_args(argv))
-    except (InputError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+    told(run, parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """Text for output: tables, counts and shortened names."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from wsal_jax.types import InputError
 
 MAX_NAME = 60
 
@@ -25,3 +29,17 @@ def align(rows: Sequence[Sequence[str]]) -> list[str]:
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
         for row in rows
     ]
+
+
+def told(run: Callable[[Any], None], arguments: Any) -> None:
+    """Runs a command that prints names of the user's; what cannot work ends it with one line.
+
+    Raises:
+      SystemExit: with the message of an InputError or OSError.
+    """
+    if hasattr(sys.stdout, "reconfigure"):  # a name that the terminal cannot show must not end the command
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        run(arguments)
+    except (InputError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
