@@ -122,7 +122,8 @@ def table(name: str, meta: Meta, listed: Sequence[Segment], threshold: float) ->
 
 
 def write_page(run: Run, seen: Mapping[str, tuple[Meta, dict[str, Scores], Detections, Path]]) -> Path:
-    """Leaves one page of all videos of this call, as `wsal_jax.report` writes it; returns its path."""
+    """Leaves one page of all videos of this call, by id, as `wsal_jax.report` writes it; returns its path."""
+    seen = dict(sorted(seen.items()))  # extraction yields videos in the order in which they end
     metas = [meta for meta, *_ in seen.values()]
     kept = Record({**run.data, "command": None}, list(run.data["classes"]), metas, [None] * len(metas))
     models = next(iter(seen.values()))[1]
