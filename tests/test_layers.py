@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsal_jax.layers import attend, conv, drop_dimensions, grid, init_attention, init_conv, off_grid, top_mean
+from wsal_jax.layers import attend, conv, drop_dimensions, dropout, grid, init_attention, init_conv, off_grid, top_mean
 
 
 @pytest.mark.parametrize("rate", [0.7, 0.25])
@@ -21,6 +21,13 @@ def test_dropped_dimensions_are_0_and_the_others_make_up_for_them(rate):
 def test_no_dropout():
     features = jnp.ones((3, 4))
     assert drop_dimensions(jax.random.key(0), features, 0.0) is features
+
+
+def test_dropout_of_entries():
+    dropped = np.asarray(dropout(jax.random.key(0), jnp.full((100, 100), 3.0), 0.7))
+    assert set(np.unique(dropped)) == {0, np.float32(3 / (1 - 0.7))} and abs((dropped == 0).mean() - 0.7) < 0.03
+    x = jnp.ones(3)
+    assert dropout(None, x, 0.7) is x and dropout(jax.random.key(0), x, 0.0) is x
 
 
 def test_initial_attention():

@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from wsal_jax import localize
-from wsal_jax.types import Annotation, InputError, Meta, Model, Scores
+from wsal_jax.types import Annotation, Detections, InputError, Meta, Model, Scores
 
 
 def meta(length, duration=1e9, fps=1.0, stride=1.0, offset=0.5):
@@ -248,6 +248,15 @@ def test_proposals_by_contrast():
     assert [row[1:3] for row in rows(fine)] == [(0.5, 2.75), (1.0, 2.25), (3.75, 5.0), (4.75, 5.0)]
     own = localize.by_contrast(values, values, np.array([0, 0.3, 0.3]), meta(5), options)
     assert rows(own) == approx([(2, 0, 5, 1.06), (2, 0, 5, 1.06)])  # of class 1 nothing is above a threshold
+
+
+def test_scores_are_decayed_within_a_class():
+    segments, p = np.array([[0.0, 2], [0, 2], [5, 6], [0, 2]]), np.array([0.5, 0.7, 0.6, 0.9])
+    found = Detections(segments, np.array([1, 0, 1, 1]), p)
+    decayed = localize.rescore_by_class(found, lambda segments, p: localize.soft_nms(segments, p, 0.5))
+    assert rows(decayed) == approx([(0, 0, 2, 0.7), (1, 0, 2, 0.5 * math.exp(-2)), (1, 0, 2, 0.9), (1, 5, 6, 0.6)])
+    nothing = Detections(segments[:0], np.zeros(0, int), p[:0])
+    assert not len(localize.rescore_by_class(nothing, np.multiply).scores)
 
 
 def test_propose_by_soft_nms():

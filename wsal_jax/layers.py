@@ -70,6 +70,13 @@ def top_mean(
     return jnp.where(chosen, ordered, 0).sum(0) / jnp.maximum(chosen.sum(0), 1)
 
 
+def dropout(key: PRNGKeyArray | None, x: Float[Array, "*n"], rate: float) -> Float[Array, "*n"]:
+    """Inverted dropout of entries: 0 with probability `rate`, otherwise divided by 1 - rate. None: no dropout."""
+    if key is None or not rate:
+        return x
+    return x * (jax.random.bernoulli(key, 1 - rate, x.shape) / (1 - rate))
+
+
 def drop_dimensions(key: PRNGKeyArray, features: Float[Array, "n d"], rate: float) -> Float[Array, "n d"]:
     """Inverted dropout of feature dimensions, the same ones in all snippets of a video.
 

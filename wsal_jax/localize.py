@@ -6,7 +6,7 @@ The steps that all methods share (classes, runs, their means, seconds, suppressi
 A run [first, end) has the edges of its snippets, which are integers: snippet i is from i to i + 1.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -199,6 +199,18 @@ def nms_by_class(detections: Detections, iou: float) -> Detections:
         kept.append(of_label[nms(segments[of_label], scores[of_label], iou)])
     kept = np.concatenate(kept)
     return Detections(segments[kept], labels[kept], scores[kept])
+
+
+def rescore_by_class(
+    detections: Detections,
+    rescore: Callable[[Float[np.ndarray, "k 2"], Float[np.ndarray, " k"]], Float[np.ndarray, " k"]],
+) -> Detections:
+    """All detections, by class, with the scores of `rescore(segments, scores)` of each: `soft_nms`, `returning_nms`."""
+    found = []
+    for label in np.unique(detections.labels):
+        segments, labels, scores = (part[detections.labels == label] for part in detections)
+        found.append(Detections(segments, labels, rescore(segments, scores)))
+    return join(found)
 
 
 def soft_nms(
