@@ -348,11 +348,11 @@ def propose(models: Sequence[Model], fused: Model, meta: Meta) -> Detections:
 def method(config: ConfigDict) -> Method:
     """SAL with the options of `config`.
 
-    terms: mil and any of act, mix, mask (else w = 1), sem, prop (else nothing is added to the snippets), bg and con,
-    joined by +. hidden: units of each convolution. kernel: snippets that the joint convolution sees. dropout: of single
-    units. power, floor: see `second_order`. rgb_share: weight of r in a. top: logits are pooled over T // top snippets,
-    which are highest in e (by="level") or in s (by="logits"). train_share, test_share: weight of each stream's actionness
-    in e. positives: share of positive snippets. agree: see `pseudo_labels`. decay: of the running mean and variance.
+    terms: mil and any of act, mix, mask (else w = 1), sem, prop (else nothing is added to snippets), bg and con, joined
+    by +. hidden: units of each convolution. kernel: snippets that the joint convolution sees. dropout: of single units.
+    power, floor: see `second_order`. rgb_share: weight of r in a. top: logits are pooled over T // top snippets, which
+    are highest in e (by="level") or in s (by="logits"). train_share, test_share: weight of each stream's actionness in
+    e. positives: share of positive snippets. agree: see `pseudo_labels`. decay: of the running mean and variance.
     spread: see `confidence`. q: see `generalized_cross_entropy`. background, consistency, semantic: weights of L_bg,
     L_con and L_sem. beta: share of the snippets in the video score. num_snippets: T, in training and at test. repeat:
     whether snippets repeat in a test video that has fewer.
