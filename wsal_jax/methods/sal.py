@@ -30,6 +30,7 @@ We leave out what the release has but does not use: a running distribution of th
 script for ActivityNet does not run: it imports a module and builds a model that are not there.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -77,9 +78,9 @@ class Seen(NamedTuple):
 
 def init_layer(key: PRNGKeyArray, shape: tuple[int, ...], fan_in: int) -> Params:
     """A layer whose kernel and bias are uniform in +-1 / sqrt(fan_in), as PyTorch's layers are by default."""
-    keys, bound = jax.random.split(key), fan_in**-0.5
-    kernel = jax.random.uniform(keys[0], shape, minval=-bound, maxval=bound)
-    return {"kernel": kernel, "bias": jax.random.uniform(keys[1], shape[-1:], minval=-bound, maxval=bound)}
+    bound = fan_in**-0.5
+    drawn = jax.random.uniform(key, (math.prod(shape[:-1]) + 1, shape[-1]), minval=-bound, maxval=bound)
+    return {"kernel": drawn[:-1].reshape(shape), "bias": drawn[-1]}
 
 
 def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
@@ -89,9 +90,7 @@ def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
       InputError: the model does not have two streams.
     """
     if len(spec.dims) != 2:
-        raise InputError(
-            f"SAL needs a model of two streams, config.streams=('rgb+flow',); this one has {len(spec.dims)}"
-        )
+        raise InputError(f"SAL needs a model of two streams, not {len(spec.dims)}: give config.streams=('rgb+flow',)")
     h, c = config.hidden, spec.num_classes
     inputs = {"joined": sum(spec.dims), "rgb": spec.dims[0], "flow": spec.dims[1]}
     sizes = {"joined": config.kernel, "rgb": 3, "flow": 3}
@@ -295,29 +294,37 @@ def loss(config: ConfigDict, params: Params, video: Video, step: Step) -> tuple[
     return total, (metrics, tracked) if tracked else metrics
 
 
-def positions(config: ConfigDict, length: Int[Array, ""]) -> Int[Array, ""]:
-    """T of a test video: `num_snippets`, or as many as it has (at least 2) if it has fewer and `repeat` is off."""
-    return jnp.clip(length, config.num_snippets if config.repeat else 2, config.num_snippets)
+def positions(config: ConfigDict, length: Int[Array, ""]) -> tuple[Int[Array, ""], Int[Array, " t"]]:
+    """The number of positions of a test video, and the snippet floor(i n / number) of each of `num_snippets`.
+
+    The number is `num_snippets`. Without `repeat` a video has at most one for each of its snippets, and at least 2;
+    what is beyond must be masked.
+    """
+    most = config.num_snippets
+    size = jnp.clip(length, most if config.repeat else 2, most)
+    return size, jnp.minimum(jnp.arange(most) * length // size, jnp.maximum(length - 1, 0))
+
+
+def back(length: Int[Array, ""], size: Int[Array, ""] | int, num_snippets: int) -> Int[Array, " num_snippets"]:
+    """For each snippet, the last of `size` positions that begins at or before it; any position at padding."""
+    return jnp.minimum(((jnp.arange(num_snippets) + 1) * size - 1) // jnp.maximum(length, 1), size - 1)
 
 
 def score(config: ConfigDict, params: Params, video: Video) -> Scores:
-    """Position i of T is snippet floor(i n / T), for testing has the T of training.
+    """Resamples the video to `positions`, which have the T of training, and gives each snippet what its position has.
 
-    The CAS of a snippet is e, and attention is a, at the last position that begins at or before it. The video score is
-    softmax(beta zbar + (1 - beta) z_h). Evidence is softmax(s).
+    The CAS is e, the attention a, the evidence softmax(s). The video score is softmax(beta zbar + (1 - beta) z_h);
+    zbar is the mean of s over the T // top positions that are highest in e.
     """
-    size, length = positions(config, video.length), jnp.maximum(video.length, 1)
-    at = jnp.arange(config.num_snippets)
-    snippets = jnp.minimum(at * length // size, length - 1)
-    mask = video.mask[snippets] * (at < size)
+    size, snippets = positions(config, video.length)
+    mask = video.mask[snippets] * (jnp.arange(len(snippets)) < size)
     seen = forward(config, params["net"], video.features[snippets], mask)
     e = level(config.test_share, seen) * mask[:, None]
     mean = top_mean(seen.logits, mask, config.top, e)
     video_score = nn.softmax(config.beta * mean + (1 - config.beta) * seen.semantic[0])
-    back = jnp.minimum(((jnp.arange(len(video.mask)) + 1) * size - 1) // length, size - 1)
-    there = video.mask[:, None]
-    evidence = nn.softmax(seen.logits)[back] * there
-    return Scores(video_score, e[back] * there, seen.attention[back] * video.mask, Extras(e, size), evidence)
+    at, there = back(video.length, size, len(video.mask)), video.mask[:, None]
+    evidence = nn.softmax(seen.logits)[at] * there
+    return Scores(video_score, e[at] * there, seen.attention[at] * video.mask, Extras(e, size), evidence)
 
 
 def check(data: Dataset) -> None:
