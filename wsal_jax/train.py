@@ -60,11 +60,17 @@ def from_optax(options: dict[str, Any]) -> Any:
 
 
 def make_optimizer(config: ConfigDict | FrozenConfigDict) -> optax.GradientTransformation:
-    """The optimizer of `config.optimizer`; a learning rate with a name of its own is an optax schedule."""
+    """The optimizer of `config.optimizer`; a learning rate with a name of its own is an optax schedule.
+
+    `coupled_l2` (0 if absent) times the parameters is added to the gradient before the optimizer sees it: the weight
+    decay of PyTorch's Adam, which Adam then scales, unlike that of AdamW.
+    """
     options = config.to_dict()
     if isinstance(options.get("learning_rate"), dict):
         options["learning_rate"] = from_optax(options["learning_rate"])
-    return from_optax(options)
+    coupled_l2 = options.pop("coupled_l2", 0.0)
+    optimizer = from_optax(options)
+    return optax.chain(optax.add_decayed_weights(coupled_l2), optimizer) if coupled_l2 else optimizer
 
 
 def make_keys(config: ConfigDict, model: str = "") -> Key[Array, " s"]:
@@ -159,11 +165,13 @@ def make_run(method: Method, config: FrozenConfigDict, steps_per_epoch: int, mes
     the numbers of those steps. `losses` [k s] has the loss of each step, NaN if it or a gradient is not finite.
     """
     optimizer = make_optimizer(config.optimizer)
-    draw = partial(pipeline.plan, batch_size=config.batch_size, num_snippets=config.num_snippets)
+    draw = partial(
+        pipeline.plan, batch_size=config.batch_size, num_snippets=config.num_snippets, pairs=config.get("pairs", 0)
+    )
 
     def fetch(bank, keep, key, step, features):
         """The batch of one seed; `features` [b t d] as read from disk, or None."""
-        chosen, snippets = draw(key, step, bank.lengths)
+        chosen, snippets = draw(key, step, bank.lengths, labels=bank.labels)
         at = bank.starts[chosen][:, None] + snippets
         features = bank.features[at] if features is None else features
         mask = keep[at].astype(jnp.float32)
@@ -304,7 +312,8 @@ def feed(
         return bank, lambda count: None
     share = config.batch_size // jax.process_count()
     slots = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-    batches = pipeline.stream(data, streams, keys, steps, config.batch_size, config.num_snippets, slots)
+    sizes = config.batch_size, config.num_snippets
+    batches = pipeline.stream(data, streams, keys, steps, *sizes, slots, config.get("pairs", 0))
     place = partial(jax.make_array_from_process_local_data, sharding.split(mesh, axis=2))
     return bank, lambda count: place(np.stack(list(islice(batches, count))))
 
