@@ -36,7 +36,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from wsal_jax import localize, methods
 from wsal_jax.keys import named
-from wsal_jax.layers import dense, top_mean
+from wsal_jax.layers import dense, dropout, top_mean
 from wsal_jax.method import Method, Params, Phase, Spec, Step
 from wsal_jax.types import Detections, InputError, Meta, Model, Scores, Video
 
@@ -139,7 +139,7 @@ def bin_weights(start: Float[Array, " m"], width: Float[Array, " m"], mask: Floa
     return mask * (integral(start + width) - integral(start)) / width[:, None]
 
 
-@jax.jit  # the loop is compiled once, even if the caller is not
+@jax.jit  # so that it is compiled once even if the caller is not
 def pool(
     features: Float[Array, "n d"], mask: Float[Array, " n"], segments: Float[Array, "m 2"]
 ) -> tuple[Float[Array, "m d"], Float[Array, "m d"], Float[Array, "m d"]]:
@@ -174,16 +174,16 @@ def init_head(key: PRNGKeyArray, config: ConfigDict, d: int, num_classes: int) -
     return {name: init_torch(k, *size) for k, (name, size) in zip(jax.random.split(key, len(sizes)), sizes.items())}
 
 
-def apply_head(layers: Params, pooled: Float[Array, "m i"], kept: Float[Array, "m w"] | None) -> Heads:
-    """g = ReLU(W pooled) times `kept`, then for each output FC, ReLU, FC.
+def apply_head(layers: Params, pooled: Float[Array, "m i"], rate: float, key: PRNGKeyArray | None) -> Heads:
+    """g = D(ReLU(W pooled)), then for each output FC, ReLU, FC.
 
     Args:
       layers: of one stream.
       pooled: [v - u, v, v - w].
-      kept: inverted dropout; None without.
+      rate: of the entries of g that are dropped.
+      key: None drops nothing.
     """
-    g = nn.relu(dense(layers["feature"], pooled))
-    g = g if kept is None else g * kept
+    g = dropout(key, nn.relu(dense(layers["feature"], pooled)), rate)
     hidden = jnp.split(nn.relu(dense(layers["hidden"], g)), 3, axis=1)
     out = [dense(layers[name], x) for name, x in zip(Heads._fields, hidden)]
     return Heads(out[0], nn.sigmoid(out[1])[:, 0], nn.sigmoid(out[2])[:, 0])
@@ -196,14 +196,10 @@ def apply_heads(
     streams = [layers for _, layers in sorted(params["head"].items())]
     borders = np.cumsum([len(layers["feature"]["kernel"]) // 3 for layers in streams])[:-1].tolist()
     pooled = zip(*(jnp.split(x, borders, axis=1) for x in pool(video.features, video.mask, candidates.segments)))
-    kept = None
-    if key is not None and config.dropout:
-        shape = (len(streams), len(candidates.valid), config.width)
-        kept = jax.random.bernoulli(key, 1 - config.dropout, shape) / (1 - config.dropout)
     heads = []
     for i, (layers, (u, v, w)) in enumerate(zip(streams, pooled)):
         inputs = jnp.concatenate([v - u, v, v - w] if config.surroundings else [v, v, v], axis=1)
-        heads.append(apply_head(layers, inputs, None if kept is None else kept[i]))
+        heads.append(apply_head(layers, inputs, config.dropout, None if key is None else jax.random.fold_in(key, i)))
     return jax.tree.map(lambda *x: jnp.stack(x), *heads)
 
 
@@ -218,6 +214,7 @@ def cross_entropy(logits: Float[Array, " k"], labels: Float[Array, " c"], backgr
     return -(target / (target.sum() + 1e-4)) @ nn.log_softmax(logits)
 
 
+@jax.jit  # as `pool`
 def rank_consistency(
     own: Float[Array, "m k"],
     teacher: Float[Array, "m k"],
@@ -366,20 +363,19 @@ def propose(models: Sequence[Model], fused: Model, meta: Meta) -> Detections:
       fused: options `soft_nms` and `nms` alone.
       meta: of the same video.
     """
-    found, options = [], fused.options
+    found = []
     for scores, own in models:
         runs, values = (np.asarray(x, np.float64) for x in scores.extras)
         real = runs[:, 0] < runs[:, 1]
-        for c in localize.predicted_classes(scores.video_score, own.reject).tolist():
-            found.append((runs[real], c, values[real, c] + own.prior * scores.video_score[c]))
+        for c in localize.predicted_classes(scores.video_score, own.reject):
+            score = values[real, c] + own.prior * scores.video_score[c]
+            found.append(localize.detections(runs[real], c, score, meta))
+    options, together = fused.options, localize.join(found)
     if not options.soft_nms:
-        return localize.nms_by_class(localize.join(localize.detections(*each, meta) for each in found), options.nms)
-    result = []
-    for label in sorted({c for _, c, _ in found}):
-        runs, values = (np.concatenate(x) for x in zip(*((runs, values) for runs, c, values in found if c == label)))
-        decayed = localize.soft_nms(runs + [0, 1], values, options.soft_nms)
-        result.append(localize.detections(runs, label, decayed, meta))
-    return localize.join(result)
+        return localize.nms_by_class(together, options.nms)
+    one = np.array([0, meta.stride / meta.fps])  # a snippet, which lengthens a segment by 1
+    decay = lambda segments, scores: localize.soft_nms(segments + one, scores, options.soft_nms)  # noqa: E731
+    return localize.rescore_by_class(together, decay)
 
 
 def base_of(config: ConfigDict | FrozenConfigDict, steps: int) -> Method:
