@@ -1,7 +1,7 @@
 """P-MIL (wsal_jax/methods/p_mil.py): a base, then a head that classifies and ranks the base's candidates.
 
 python -m wsal_jax.main --config=configs/p_mil.py
-python -m wsal_jax.main --config=configs/p_mil.py:base=maan         (the base: co2, delu, maan)
+python -m wsal_jax.main --config=configs/p_mil.py:base=delu         (the base: co2, delu, maan)
 python -m wsal_jax.main --config=configs/p_mil.py:terms=scfe+comp   (mil, scfe, scfe+comp, scfe+irc, ..., all)
 python -m wsal_jax.main --config=configs/p_mil.py:dataset=thumos14 --config.data.root=DIR
 
@@ -14,12 +14,15 @@ import importlib
 from wsal_jax.configs import common
 from wsal_jax.types import InputError
 
-BASES = {"maan": "maan"}
+BASES = {"co2": "delu:terms=co2", "delu": "delu", "maan": "maan"}
 TERMS = ("scfe", "comp", "irc")
 
 
 def get_config(text=None):
-    switches = common.parse(text, base="maan", terms="all", **common.SWITCHES)
+    switches = common.parse(text, base="", terms="all", **common.SWITCHES)
+    benchmark = switches.dataset.partition("/")[0]
+    published = benchmark in ("thumos14", "activitynet", "feature_folder") and not switches.preset
+    switches.base = switches.base or ("co2" if published else "maan")
     terms = set() if switches.terms == "mil" else set(switches.terms.replace("all", "+".join(TERMS)).split("+"))
     if terms - set(TERMS):
         raise InputError(f"--config=...:terms={switches.terms}: there are mil, all, and sums of {', '.join(TERMS)}")
@@ -50,10 +53,10 @@ def get_config(text=None):
     config.localize.soft_nms = 0.3
     config.localize.prior = 0.2  # weight of the video score in that of a candidate
     base_steps = config.steps
-    if switches.dataset.partition("/")[0] in ("thumos14", "activitynet"):
-        # Candidates are runs of sampled snippets; the authors' are of whole videos.
-        config.num_snippets = 750
-        config.steps = base_steps + 4000  # 200 epochs of 20 steps
+    if published:
+        if benchmark != "activitynet":
+            config.num_snippets = 750  # candidates are runs of sampled snippets; the authors' are of whole videos
+        config.steps = base_steps + (100 if switches.quick else 4000)  # 200 epochs of 20 steps
     else:
         small(config)
         config.steps = base_steps + base_steps // 2
@@ -63,7 +66,7 @@ def get_config(text=None):
 
 def small(config):
     """What two cores can train on videos of about 100 snippets."""
-    config.num_snippets = 100
+    config.num_snippets = 50
     config.method.update(unique=True, train_candidates=64, test_candidates=256, width=256, hidden=128)
 
 

@@ -17,6 +17,7 @@ Where we differ from the authors' code:
   the video features are 0; theirs go on for half a snippet.
 - Weights of the losses ramp up by step, not by epoch, and both lengths are shares of the training.
 - The mean of IRC over no candidate is 0, not NaN.
+- Soft-NMS uses true lengths, where theirs adds a snippet to each.
 - Scores do not come from the base; theirs do not either, so that it does not matter that their candidates for training
   come before suppression, and those for testing after it.
 As there, pseudo instances belong to no class, though a video may have several; and a segment that several thresholds
@@ -241,11 +242,11 @@ def rank_consistency(
     product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)  # differences of logarithms of sums follow
 
     def exponentials(logits):
-        logits = logits[:, : len(labels)]
-        top = jax.lax.stop_gradient(jnp.where(valid[:, None] > 0, logits, -jnp.inf).max(0))
-        logits = jnp.maximum(logits - top, -FAR)
-        exponential = jnp.exp(jnp.minimum(logits, 0))  # places without a candidate may be above
-        return logits, exponential, jnp.maximum(product(near, exponential), jnp.exp(-FAR))
+        logits, there = logits[:, : len(labels)], valid[:, None] > 0
+        top = jax.lax.stop_gradient(jnp.where(there, logits, -jnp.inf).max(0))
+        logits = jnp.where(there, jnp.maximum(logits - top, -FAR), 0)
+        total = product(near, jnp.exp(logits))
+        return logits, jnp.exp(logits), jnp.where(total > 0, total, 1)
 
     own_logits, _, own_sum = exponentials(own)
     logits, exponential, total = exponentials(jax.lax.stop_gradient(teacher))
@@ -295,11 +296,12 @@ def losses(
     segments, valid = candidates
     overlap = overlaps(segments)
     teacher = jax.lax.stop_gradient(teacher)
-    suppressed = own.attention[:, None] * own.logits
     target = completeness_target(teacher.attention, overlap, valid, config.pseudo)
+    both = jnp.concatenate([own.logits, own.attention[:, None] * own.logits], axis=1)
+    original, suppressed = jnp.split(top_mean(both, valid, config.top), 2)
     return {
-        "orig": cross_entropy(top_mean(own.logits, valid, config.top), labels, 1.0),
-        "supp": cross_entropy(top_mean(suppressed, valid, config.top), labels, 0.0),
+        "orig": cross_entropy(original, labels, 1.0),
+        "supp": cross_entropy(suppressed, labels, 0.0),
         "irc": rank_consistency(own.logits, teacher.logits, teacher.attention, overlap, valid, labels),
         "comp": masked_mean((own.completeness - target) ** 2, valid),
     }
@@ -355,8 +357,8 @@ def score(config: ConfigDict, base: Method, params: Params, video: Video) -> Sco
 def propose(models: Sequence[Model], fused: Model, meta: Meta) -> Detections:
     """The candidates of every model, for each of its `localize.predicted_classes` (by the head), then suppression.
 
-    The score is that of the candidate plus `prior` times the video score of the class. Gaussian soft-NMS per class, in
-    snippets, with lengths + 1 as in the authors' code; with `soft_nms` 0 `localize.nms_by_class` in seconds.
+    The score is that of the candidate plus `prior` times the video score of the class. Gaussian `soft_nms` of each
+    class over all models, or `nms` if its sigma is 0.
 
     Args:
       models: each one's scores, with `Extras`, and options `reject` and `prior`.
@@ -373,9 +375,7 @@ def propose(models: Sequence[Model], fused: Model, meta: Meta) -> Detections:
     options, together = fused.options, localize.join(found)
     if not options.soft_nms:
         return localize.nms_by_class(together, options.nms)
-    one = np.array([0, meta.stride / meta.fps])  # a snippet, which lengthens a segment by 1
-    decay = lambda segments, scores: localize.soft_nms(segments + one, scores, options.soft_nms)  # noqa: E731
-    return localize.rescore_by_class(together, decay)
+    return localize.rescore_by_class(together, partial(localize.soft_nms, sigma=options.soft_nms))
 
 
 def base_of(config: ConfigDict | FrozenConfigDict, steps: int) -> Method:
