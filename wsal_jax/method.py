@@ -39,7 +39,8 @@ class Step(NamedTuple):
     key: PRNGKeyArray
     """The random key of this video at this step."""
     epoch: Int[Array, ""]
-    """Phase cycles completed in this round (for warm-ups); the same for all videos of a batch."""
+    """Phase cycles completed in this round (for warm-ups); the same for all videos of a batch. Of a method whose phases
+    are counted `in_steps`: epochs completed in this round."""
 
 
 class Phase(NamedTuple):
@@ -52,7 +53,7 @@ class Phase(NamedTuple):
     trains: tuple[str, ...]
     """The parameter groups that this phase trains. Other groups have no gradient and no optimizer state."""
     length: int = 1
-    """Epochs before the next phase takes over."""
+    """Epochs before the next phase takes over, or steps (`Method.in_steps`)."""
     tracks: tuple[str, ...] = ()
     """Groups whose values the loss replaces without a gradient: running statistics, teachers. A new value must be the
     same for the whole batch: from the parameters alone or by `jax.lax.pmean(..., BATCH)`. JAX rejects any other."""
@@ -80,6 +81,8 @@ class Method(NamedTuple):
     """Raises InputError for training data that the method cannot learn from."""
     supervision: str = "video labels"
     """What the method knows of a training video, as shown in results."""
+    in_steps: bool = False
+    """Whether the lengths of the phases are steps, for phases that follow each other once in a round."""
 
 
 def options_of(config: ConfigDict, model: str, name: str) -> FrozenConfigDict:

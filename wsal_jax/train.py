@@ -104,9 +104,12 @@ def init_optimizers(method: Method, params: Params, config: ConfigDict) -> tuple
 
 
 def turn(method: Method, config: ConfigDict | FrozenConfigDict, steps_per_epoch: int, step: Any) -> tuple[Any, Any]:
-    """The index of the phase that a step trains, and the number of phase cycles completed before it in its round."""
+    """The index of the phase that a step trains, and the `epoch` of its `Step`."""
     turns = jnp.asarray(np.repeat(np.arange(len(method.phases)), [phase.length for phase in method.phases]))
-    epoch = (step % config.steps) // steps_per_epoch
+    within = step % config.steps
+    epoch = within // steps_per_epoch
+    if method.in_steps:
+        return turns[within % len(turns)], epoch
     return turns[epoch % len(turns)], epoch // len(turns)
 
 
