@@ -321,7 +321,7 @@ def test_every_method_has_a_space_with_its_own_values(name, dataset):
 
 def test_the_search_is_found_by_name_and_misspelt_names_are_told():
     assert tune.find_search("configs/search/dgam.py").samefile(tune.find_search("dgam"))
-    with pytest.raises(InputError, match=r"--search=maam: no such file; there are dgam, iwo, maan, star"):
+    with pytest.raises(InputError, match=r"--search=maam: no such file; there are .*maan, .*star"):
         tune.find_search("maam")
     assert set(common.BUDGET) == {"trials", "folds", "seeds", "detections", "measure"}
 

@@ -1,0 +1,139 @@
+"""MAAN's network with a pooling of our own: the marginalized average over a Markov chain (`wsal_jax.chain`).
+
+MAAN averages over subsets that choose each snippet by itself. Actions are runs, so here the subsets are a binary chain
+whose neighbours tend to agree; `stay` says how much, and with `stay` = 0 everything below is MAAN. Network, loss and
+video score are those of MAAN (`wsal_jax.methods.maan`), its differences from the paper too. What changes:
+
+- The aggregate is E[sum z x / sum z] over the chain with the attention as p.
+- The attention of the scores, a factor of the CAS, is P(z_t = 1): what a snippet and its neighbours say of it.
+- `propose` can rank runs by their posterior, instead of cutting the CAS at a threshold.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from wsal_jax import chain, layers, localize
+from wsal_jax.losses import binary_cross_entropy
+from wsal_jax.method import Method, Params, Phase, Spec, Step
+from wsal_jax.methods import maan
+from wsal_jax.metrics import temporal_iou
+from wsal_jax.types import Detections, InputError, Meta, Model, Scores, Video
+
+
+def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
+    """The groups attention and classifier, and chain if `stay` is learnt: the inverse of softplus(stay)."""
+    params = maan.init(config, key, spec)
+    if config.learn_stay:
+        params["chain"] = {"stay": jnp.log(jnp.expm1(jnp.float32(config.stay)))}
+    return params
+
+
+def stay_of(config: ConfigDict, params: Params) -> Float[Array, ""] | float:
+    """`config.stay`, or what was learnt from there."""
+    return jax.nn.softplus(params["chain"]["stay"]) if config.learn_stay else config.stay
+
+
+def loss(
+    config: ConfigDict, params: Params, video: Video, step: Step
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Cross-entropy of the pooled video (MAAN's eq. 10), plus `sparsity` times the sum of the attention."""
+    dimension_key = jax.random.split(step.key)[0]  # MAAN's, which splits it for an aggregator that is random
+    video = video._replace(features=layers.drop_dimensions(dimension_key, video.features, config.dropout))
+    attention, stay = maan.attend(config, params, video), stay_of(config, params)
+    pooled = chain.chain_average(attention, video.features, stay, video.mask)
+    classification = binary_cross_entropy(layers.dense(params["classifier"], pooled), video.labels)
+    total = classification + config.sparsity * attention.sum()
+    metrics = {
+        "loss": total,
+        "classification": classification,
+        "attention": attention.sum() / jnp.maximum(video.mask.sum(), 1),
+        "stay": jnp.float32(stay),
+    }
+    return total, metrics
+
+
+def score(config: ConfigDict, params: Params, video: Video) -> Scores:
+    """As for MAAN (eq. 14), with P(z_t = 1) in place of p_t: s_t^c = P(z_t = 1) sigmoid(w_c x_t)."""
+    p, stay = maan.attend(config, params, video), stay_of(config, params)
+    pooled = chain.chain_average(p, video.features, stay, video.mask)
+    attention = chain.marginals(p, stay, video.mask)
+    logits = video.features @ params["classifier"]["kernel"]
+    evidence = jax.nn.sigmoid(logits + params["classifier"]["bias"]) * video.mask[:, None]
+    video_score = jax.nn.sigmoid(layers.dense(params["classifier"], pooled))
+    return Scores(video_score, attention[:, None] * jax.nn.sigmoid(logits), attention, None, evidence)
+
+
+def method(config: ConfigDict) -> Method:
+    """`config`: stay, >= 0, of neighbouring snippets among those that training samples; learn_stay, whether that is
+    only where learning starts (then > 0); proposals, thresholds (`localize.propose`) or posterior (`by_posterior`);
+    hidden, activation, sparsity and dropout as for `maan.method`.
+
+    Raises:
+      InputError: an activation, a rule of proposals or a `stay` that cannot be.
+    """
+    for option, there in dict(activation=maan.ACTIVATIONS, proposals=("thresholds", "posterior")).items():
+        if config[option] not in there:
+            raise InputError(f"config.method.{option}={config[option]!r}: there are {', '.join(there)}")
+    if not 0 <= config.stay <= 20 or (config.learn_stay and not config.stay):
+        raise InputError(f"config.method.stay={config.stay}: give 0 to 20, and more than 0 with learn_stay")
+    groups = ("attention", "classifier", *(("chain",) if config.learn_stay else ()))
+    phases = (Phase("train", partial(loss, config), groups),)
+    propose = by_posterior if config.proposals == "posterior" else localize.propose
+    return Method(partial(init, config), phases, partial(score, config), propose)
+
+
+def by_posterior(models: Sequence[Model], fused: Model, meta: Meta) -> Detections:
+    """Segments ranked by the posterior of runs, for each of `localize.predicted_classes`.
+
+    For each of `thresholds`, snippet t says by itself that it is action with odds (CAS / (threshold * largest CAS))^2,
+    so that a threshold cuts where the odds are even, and `localize.stay` makes a chain of the snippets. A run of it is
+    a candidate if its posterior is among the `candidates` highest. Its score is the probability that there is a run of
+    temporal IoU > 1/2 with it (there is one at most), averaged over the thresholds, times the mean CAS inside and the
+    video score. Then `localize.nms` of each class.
+
+    Args:
+      models: not used.
+      fused: options `reject`, `thresholds`, `nms` as for `localize.propose`; stay; candidates.
+      meta: of the same video.
+    """
+    scores, options = fused
+    found = []
+    for c in localize.predicted_classes(scores.video_score, options.reject).tolist():
+        cas = np.asarray(scores.cas[:, c], np.float64)
+        if cas.max(initial=0) > 0:
+            runs, match = matched_runs(cas, options)
+            score = scores.video_score[c] * match * localize.run_means(cas, runs)
+            found.append(localize.detections(runs, c, score, meta))
+    return localize.nms_by_class(localize.join(found), options.nms)
+
+
+def matched_runs(
+    cas: Float[np.ndarray, " n"], options: ConfigDict | FrozenConfigDict
+) -> tuple[Float[np.ndarray, "k 2"], Float[np.ndarray, " k"]]:
+    """The candidates of one class, see `by_posterior`, and the probability that a run matches each."""
+    likely = [likely_runs(cas, threshold, options) for threshold in options.thresholds]
+    candidates = np.unique(np.concatenate([runs for runs, _ in likely]), axis=0)
+    match = [(temporal_iou(candidates, runs) > 0.5) @ probability for runs, probability in likely]
+    return candidates, np.mean(match, axis=0)
+
+
+def likely_runs(
+    cas: Float[np.ndarray, " n"], threshold: float, options: ConfigDict | FrozenConfigDict
+) -> tuple[Float[np.ndarray, "k 2"], Float[np.ndarray, " k"]]:
+    """The `candidates` likeliest runs [first, end) at one threshold, and their posteriors."""
+    odds = (cas / (threshold * cas.max())) ** 2
+    of = chain.posterior(odds / (1 + odds), options.stay)
+    # The likeliest starts and ends alone: all of them together would be too many in a long video.
+    first = np.sort(np.argsort(-of.start, kind="stable")[: options.candidates])
+    last = np.sort(np.argsort(-of.end, kind="stable")[: options.candidates])
+    logs = chain.run_logs(of, first, last)
+    best = np.argsort(-logs, axis=None, kind="stable")[: options.candidates]
+    best = best[logs.flat[best] > -np.inf]
+    row, column = np.unravel_index(best, logs.shape)
+    return np.stack([first[row], last[column] + 1], axis=1).astype(np.float64), np.exp(logs.flat[best])
