@@ -5,9 +5,9 @@ import wsal_jax.configs.search.common as common
 
 def get_search(config):
     own = {
-        "optimizer.learning_rate": dict(low=2e-5, high=2e-3, log=True),
+        "optimizer.learning_rate": [5e-5, 1e-4, 2e-4, 5e-4, 1e-3],
         "optimizer.coupled_l2": [0.0, 5e-4, 1e-3],
-        "num_snippets": [25, 50, 100, 200],
+        "num_snippets": [25, 50, 100],
         "method.norm": [0.1, 0.4, 0.8, 1.6],
         "method.guide": [0.1, 0.4, 0.8, 1.6],
         "method.co": [0.0, 1.0],

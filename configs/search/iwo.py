@@ -5,6 +5,7 @@ import wsal_jax.configs.search.common as common
 
 def get_search(config):
     own = {
+        "num_snippets": [100, 200, 400],
         "method.penalty": [0.0, 1e-3, 1e-2, 0.1],
         "method.gamma": [1.0, 3.0, 10.0],
         "method.test_steps": [3, 5, 10],
