@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 from ml_collections import ConfigDict, config_dict
 
+from wsal_jax.configs.tuned import CHOSEN
 from wsal_jax.types import InputError
 
 
@@ -28,15 +29,24 @@ def parse(text: str | None, **defaults):
             switches[name] = value in ("", "1", "true", "True") if kind is bool else kind(value)
         except ValueError as error:
             raise InputError(f"--config=...:{part}: {error}") from error
-    if switches.preset not in ("", "composed") or (switches.preset and switches.dataset != "feature_folder"):
-        raise InputError(f"--config=...:preset={switches.preset}: there is composed, for dataset=feature_folder")
+    kinds = {"": "", "composed": "feature_folder", **TUNED}
+    if not switches.dataset.startswith(kinds.get(switches.preset, "none")):
+        known = ", ".join(f"{preset} for dataset={kind}" for preset, kind in kinds.items() if preset)
+        raise InputError(f"--config=...:preset={switches.preset}: there are {known}")
+    switches.tuned = switches.preset if switches.preset in TUNED else ""
+    if switches.tuned:
+        switches.preset = "composed" if TUNED[switches.tuned] == "feature_folder" else ""
     return switches
 
 
 SWITCHES = dict(dataset="synthetic_untrimmed/thumos", preset="", quick=False)
 """`dataset=feature_folder` has the settings of the method's paper, meant for hundreds of videos of some minutes with
 I3D features, as in THUMOS14. `preset=composed` has the settings of our results on composed videos (a few clips each,
-features of 2 s): start with it if videos have tens of snippets, or if training on a CPU must be short."""
+features of 2 s): start with it if videos have tens of snippets, or if training on a CPU must be short. `preset=context0`,
+`context4` and `built_in` have what `wsal_jax.tune` chose for each method on the data of the result tables."""
+
+TUNED = {"context0": "feature_folder", "context4": "feature_folder", "built_in": "synthetic_untrimmed"}
+"""The presets of `configs/tuned.py`, and the data that they are for."""
 
 
 def get_config(switches: ConfigDict) -> ConfigDict:
@@ -95,6 +105,22 @@ def get_config(switches: ConfigDict) -> ConfigDict:
         for_images(config, benchmark)
     if switches.quick:
         config.steps, config.log_every, config.checkpoint_every = 200, 50, 100
+    return config
+
+
+def tuned(config: ConfigDict, row: str, switches: ConfigDict) -> ConfigDict:
+    """Sets what was chosen for a row of the result tables, if the preset asks for it; returns the config.
+
+    Raises:
+      InputError: nothing was chosen for that row.
+    """
+    if switches.tuned:
+        chosen = dict(CHOSEN.get(f"{row}.{switches.tuned}", {}))
+        if not chosen:
+            raise InputError(f"--config=...:preset={switches.tuned}: nothing was tuned for {row}")
+        if switches.quick:
+            chosen.pop("steps", None)
+        config.update_from_flattened_dict(chosen)
     return config
 
 

@@ -58,7 +58,7 @@ def get_config(text=None):
         activitynet(config, switches)
     if switches.preset == "composed" or switches.dataset.startswith("synthetic_untrimmed"):
         small(config, switches)
-    return config
+    return common.tuned(config, "co2" if of_co2 else "delu", switches)
 
 
 def activitynet(config, switches):

@@ -77,7 +77,7 @@ def get_config(text=None):
         config.method.gamma1 = 0.0
         for stream in config.method.per_stream.values():
             stream.gamma1 = 0.0
-    return config
+    return common.tuned(config, "dgam", switches)
 
 
 def released(config, activitynet):

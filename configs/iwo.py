@@ -68,4 +68,4 @@ def get_config(text=None):
         config.num_snippets = switches.segments
     if switches.scores == "cam":  # CAM has no attention
         config.method.penalty = 0.0
-    return config
+    return common.tuned(config, "iwo", switches)

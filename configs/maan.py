@@ -33,7 +33,7 @@ def get_config(text=None):
         config.localize.thresholds = (0.2, 0.15, 0.1, 0.05)
     if switches.as_released:
         released(config)
-    return config
+    return common.tuned(config, switches.aggregator, switches)
 
 
 def released(config):

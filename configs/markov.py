@@ -27,4 +27,4 @@ def get_config(text=None):
         config.optimizer.learning_rate, config.method.dropout = 2e-3, 0.0
     if "activitynet" in switches.dataset:
         config.localize.thresholds = (0.2, 0.15, 0.1, 0.05)
-    return config
+    return common.tuned(config, "markov", switches)

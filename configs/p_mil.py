@@ -61,7 +61,7 @@ def get_config(text=None):
         small(config)
         config.steps = base_steps + base_steps // 2
     config.method.base_share = base_steps / config.steps
-    return config
+    return common.tuned(config, "p_mil", switches)
 
 
 def small(config):

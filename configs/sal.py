@@ -70,7 +70,7 @@ def get_config(text=None):
         config.method.beta = 1.0
     if not {"act", "mix"} & set(terms.split("+")):  # nothing teaches the actionness
         config.method.train_share = config.method.test_share = 0.0
-    return config
+    return common.tuned(config, "sal", switches)
 
 
 def activitynet(config):

@@ -58,4 +58,4 @@ def get_config(text=None):
         # a threshold of 0.05 better than 0.1 to 0.8 (both streams).
         config.optimizer.learning_rate = 1e-3
         config.localize.thresholds = (0.05,)
-    return config
+    return common.tuned(config, "star", switches)

@@ -125,3 +125,37 @@ def write(folder: Path, about: dict[str, Any], results: Sequence[dict[str, Any]]
     replace(folder / "chosen.py", chosen_config(config, base, about, results))
     plot_study.draw(folder / "study.png", about["space"], [value(x) for x in results], [x["setting"] for x in results])
     return text
+
+
+def kept(root: Path) -> dict[str, dict[str, Any]]:
+    """The studies in `results/tuning` of a checkout, by row and data: study.json, with the row's config as `base`."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted((root / "results" / "tuning").glob("*.json"))}
+
+
+def tuned_text(studies: dict[str, dict[str, Any]]) -> str:
+    """The text of `configs/tuned.py`."""
+    lines = [
+        '"""What `wsal_jax.tune` chose by row of the result tables and data; `python -m wsal_jax.tables` makes this file.',
+        "",
+        'The studies are in `results/tuning`, and docs/tuning.md shows them side by side.\n"""\n',
+        "CHOSEN: dict[str, dict] = {",
+    ]
+    for name, study in studies.items():
+        lines.append(f"    {json.dumps(name)}: {{")
+        for option, x in best(study["trials_over"])["setting"].items():
+            lines.append(f"        {json.dumps(option)}: {tuple(x) if isinstance(x, list) else x!r},")
+        lines.append("    },")
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def tuned_table(studies: dict[str, dict[str, Any]]) -> str:
+    """As Markdown: of each study the held-out value of the config as given and of the chosen setting, and what changed."""
+    lines = ["| row | data | as given | chosen | what the choice changed |", "|---|---|---|---|---|"]
+    for name, study in studies.items():
+        row, _, data = name.partition(".")
+        first, chosen = study["trials_over"][0], best(study["trials_over"])
+        given = study["given"]
+        changed = [f"{x} {show(y)}" for x, y in chosen["setting"].items() if given[x] != y]
+        values = (f"{value(one):.1f} ± {spread(one):.1f}" for one in (first, chosen))
+        lines.append(f"| {row} | {data} | {' | '.join(values)} | {', '.join(changed) or 'nothing'} |")
+    return "\n".join(lines)

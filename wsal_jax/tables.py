@@ -1,6 +1,6 @@
 """Results are files, and tables are made of them. In a checkout:
 
-    python -m wsal_jax.tables                                   make docs/results.md and README.md anew
+    python -m wsal_jax.tables                                   make the documents and configs/tuned.py anew
     python -m wsal_jax.tables run TABLE [ROW]                   train and evaluate its rows; launch/reproduce.sh does so
     python -m wsal_jax.tables add RUN --table TABLE --row ROW   take the results of a run that is there
 
@@ -28,7 +28,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from wsal_jax import metrics, options, results, significance
+from wsal_jax import metrics, options, results, significance, study
 from wsal_jax.data import pipeline
 from wsal_jax.files import replace
 from wsal_jax.formats import submissions
@@ -36,7 +36,7 @@ from wsal_jax.study import differences, load_base
 from wsal_jax.types import Detections, InputError
 from wsal_jax.workdir import IRRELEVANT, identity, versions
 
-DOCUMENTS = ("README.md", "docs/results.md")
+DOCUMENTS = ("README.md", "docs/results.md", "docs/tuning.md")
 SAMPLES = 1000
 """Of the bootstrap."""
 
@@ -253,15 +253,18 @@ def fill(root: Path, text: str) -> str:
         rows = files_of(root, found[2])
         return f"{found[1]}{format_table(root, found[2], found[3].split())}\n{found[5]}" if rows else found[0]
 
-    return re.sub(r"(<!-- table (\w+)([^>\n]*) -->\n)(.*?)(<!-- end of table -->)", new, text, flags=re.DOTALL)
+    text = re.sub(r"(<!-- table (\w+)([^>\n]*) -->\n)(.*?)(<!-- end of table -->)", new, text, flags=re.DOTALL)
+    chosen = f"<!-- chosen settings -->\n{study.tuned_table(study.kept(root))}\n<!-- end of settings -->"
+    return re.sub("<!-- chosen settings -->.*<!-- end of settings -->", lambda _: chosen, text, flags=re.DOTALL)
 
 
 def make(root: Path) -> list[str]:
-    """Makes the tables of all documents anew; returns which documents changed."""
+    """Makes the tables of all documents and `configs/tuned.py` anew; returns which of them changed."""
     changed = []
-    for name in DOCUMENTS:
+    for name in (*DOCUMENTS, "configs/tuned.py"):
         text = (root / name).read_text()
-        if (new := fill(root, text)) != text:
+        new = study.tuned_text(study.kept(root)) if name.endswith(".py") else fill(root, text)
+        if new != text:
             replace(root / name, new)
             changed.append(name)
     return changed
