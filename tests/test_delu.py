@@ -123,7 +123,7 @@ def test_a_closed_gate_halves_the_stream(params):
     """With local and global features of 0, x~ = x / 2; the other stream acts through the gate alone."""
     layers = jax.tree.map(jnp.zeros_like, params["attention"]["first"])
     x = jnp.arange(12.0).reshape(3, 4)
-    gated = delu.consensus(options(), layers, x, jnp.ones((3, 4)), jnp.ones(3), None)
+    gated = delu.consensus(layers, x, jnp.ones((3, 4)), jnp.ones(3), jnp.ones((4, 4)))
     np.testing.assert_allclose(gated, x / 2)
 
 
@@ -289,8 +289,7 @@ def test_equal_streams_with_equal_weights_agree(params):
 def test_mutual_learning_moves_each_stream_towards_the_other():
     """The gradient of L_mut is that of half the squared distance to a constant."""
     mask, a = jnp.array([1.0, 1, 0]), jnp.array([[0.2, 0.5, 0.9], [0.6, 0.1, 0.3]])
-    mutual = lambda a: 0.5 * delu.mean((a - jax.lax.stop_gradient(a)[::-1]) ** 2, mask).sum()  # noqa: E731
-    np.testing.assert_allclose(jax.grad(mutual)(a)[0], [-0.2, 0.2, 0], rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(delu.mutual)(a, mask)[0], [-0.2, 0.2, 0], rtol=1e-6)
 
 
 def test_average_over_time_counts_what_is_beyond_the_ends():
@@ -402,3 +401,15 @@ def test_settings_of_the_benchmarks():
     assert "localize.nms" not in search.get_search(thumos)
     with pytest.raises(InputError, match="terms=edl: there are co2, co2\\+edl"):
         configs.get_config("terms=edl")
+
+
+def test_dropout_of_each_layer():
+    """Half of the gates, attentions and logits, 0.7 of the classifier's; of each stream and layer its own."""
+    noise = delu.draw(options(), jax.random.key(0), 200, 16)
+    for part, rate in zip(noise, (0.5, 0.5, 0.5, 0.7)):
+        kept = np.asarray(part) > 0
+        assert abs(kept.mean() - 1 + rate) < 0.06
+        np.testing.assert_allclose(part[kept], 1 / (1 - rate), rtol=1e-6)
+    for one in (noise.attention, noise.logit, noise.classifier):
+        assert (one[0] != one[1]).any()
+    assert all((part == 1).all() for part in delu.draw(options(), None, 5, 16))
