@@ -109,15 +109,8 @@ def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
     return {"net": net, "state": {"mean": jnp.float32(1 / c), "var": jnp.float32(1)}}
 
 
-def activate(
-    config: ConfigDict, raw: Float[Array, "k n h"], mask: Float[Array, " n"], key: PRNGKeyArray | None
-) -> Float[Array, "k n h"]:
-    """ReLU and, with a key, dropout of single entries; 0 where masked."""
-    return dropout(key, nn.relu(raw) * mask[:, None], config.dropout)
-
-
 def second_order(
-    hidden: Float[Array, "n h"], count: Float[Array, ""] | float | int, power: float | int, floor: float
+    hidden: Float[Array, "n h"], count: Float[Array, ""] | float | int, power: float | int, floor: float | int
 ) -> Float[Array, " pairs"]:
     """B(h): the upper triangle of q / |q|, where q = sign(G) sqrt(|G| + floor) and G = h' h / T^power.
 
@@ -146,16 +139,16 @@ def forward(
     net: Params,
     features: Float[Array, "n d"],
     mask: Float[Array, " n"],
-    key: PRNGKeyArray | None = None,
+    kept: Float[Array, "3 n h"] | float = 1.0,
 ) -> Seen:
-    """The network, with dropout if there is a key.
+    """The network; `kept` is the dropout of h, h_rgb and h_flow: 0, or what the entries that stay are scaled by.
 
     A video whose last snippets are masked gives what it would without them.
     """
     split = net["rgb"]["kernel"].shape[1]
     inputs = {"joined": features, "rgb": features[:, :split], "flow": features[:, split:]}
     raw = jnp.stack([conv(net[name], x, mask) for name, x in inputs.items()])
-    hidden = activate(config, raw, mask, key)
+    hidden = nn.relu(raw) * mask[:, None] * kept
     streams = actionness(net["actionness"], hidden[1:], mask)
     attention = config.rgb_share * streams[0] + (1 - config.rgb_share) * streams[1]
     pool = partial(second_order, count=mask.sum(), power=config.power, floor=config.floor)
@@ -248,7 +241,7 @@ def previous(x: Any) -> Any:
 
 
 def mixed(
-    config: ConfigDict, net: Params, seen: Seen, mask: Float[Array, " n"], key: PRNGKeyArray | None
+    net: Params, seen: Seen, mask: Float[Array, " n"], kept: Float[Array, "2 n h"] | float = 1.0
 ) -> Float[Array, "2 n"]:
     """r~ and f~: the actionness of the sum of this video and the previous one of the batch.
 
@@ -257,14 +250,14 @@ def mixed(
     either = jnp.maximum(mask, previous(mask))
     bias = jnp.stack([net[name]["bias"] for name in ("rgb", "flow")])
     raw = seen.raw + previous(seen.raw) - bias[:, None]
-    return actionness(net["actionness"], activate(config, raw, either, key), either)
+    return actionness(net["actionness"], nn.relu(raw) * either[:, None] * kept, either)
 
 
 def loss(config: ConfigDict, params: Params, video: Video, step: Step) -> tuple[Float[Array, ""], Any]:
     """The sum of the terms in `config.terms`, for one video of a batch."""
     net, mask, terms = params["net"], video.mask, config.terms.split("+")
-    plain_key, mixed_key = jax.random.split(step.key)
-    seen = forward(config, net, video.features, mask, plain_key)
+    kept = dropout(step.key, jnp.ones((5, len(mask), config.hidden)), config.dropout)
+    seen = forward(config, net, video.features, mask, kept[:3])
     by = level(config.train_share, seen) if config.by == "level" else seen.logits
     parts = {"mil": cross_entropy(top_mean(seen.logits, mask, config.top, by), video.labels)}
     weights = {"mil": 1.0, "act": 1.0, "mix": 1.0, "sem": config.semantic, "bg": config.background}
@@ -288,7 +281,7 @@ def loss(config: ConfigDict, params: Params, video: Video, step: Step) -> tuple[
         parts["act"] = teach(seen.streams, y, w)
     if "mix" in terms:
         either, weight = jnp.maximum(y, previous(y)), (w + previous(w)) / 2
-        parts["mix"] = teach(mixed(config, net, seen, mask, mixed_key), either, weight)
+        parts["mix"] = teach(mixed(net, seen, mask, kept[3:]), either, weight)
     total = sum(weights[name] * part for name, part in parts.items())
     metrics = {"loss": total, **parts, "attention": seen.attention.sum() / jnp.maximum(mask.sum(), 1)}
     return total, (metrics, tracked) if tracked else metrics
