@@ -42,8 +42,8 @@ def parse(text: str | None, **defaults):
 SWITCHES = dict(dataset="synthetic_untrimmed/thumos", preset="", quick=False)
 """`dataset=feature_folder` has the settings of the method's paper, meant for hundreds of videos of some minutes with
 I3D features, as in THUMOS14. `preset=composed` has the settings of our results on composed videos (a few clips each,
-features of 2 s): start with it if videos have tens of snippets, or if training on a CPU must be short. `preset=context0`,
-`context4` and `built_in` have what `wsal_jax.tune` chose for each method on the data of the result tables."""
+features of 2 s): start with it if videos have tens of snippets, or if training on a CPU must be short. The presets
+`context0`, `context4` and `built_in` have what `wsal_jax.tune` chose for each method on the result tables' data."""
 
 TUNED = {"context0": "feature_folder", "context4": "feature_folder", "built_in": "synthetic_untrimmed"}
 """The presets of `configs/tuned.py`, and the data that they are for."""

@@ -100,7 +100,10 @@ def test_bad_options_are_refused_before_anything_is_written(config, tmp_path, ch
         (["--config=maan:datset=x"], "no switch 'datset'; there are aggregator, dataset, .*did you mean dataset?"),
         (["--config=configs/mann.py"], "no such file; did you mean maan?"),
         (["--config=dgam:terms=bg"], "terms=bg: there are fg"),
-        (["--config=maan:preset=composed"], "preset=composed: there is composed, for dataset=feature_folder"),
+        (
+            ["--config=maan:preset=composed"],
+            "preset=composed: there are composed for .*built_in for",
+        ),
         (["--config=maan", "--config.steps=many"], "config.steps=many"),
         (["--cnofig=maan"], "Did you mean: config"),
     ],
@@ -126,6 +129,15 @@ def test_what_was_tuned_on_composed_data_is_a_preset():
         )
         assert plain.method == thumos.method or file is dgam
         assert plain.num_snippets == thumos.num_snippets == 400 > composed.num_snippets
+
+
+def test_presets_with_chosen_settings_are_for_their_data():
+    with pytest.raises(InputError, match="preset=context0: there are"):
+        maan.get_config("preset=context0")
+    quick, whole = (maan.get_config(f"dataset=feature_folder,preset=context0{more}") for more in (",quick", ""))
+    assert quick.steps == 200 < whole.steps and quick.localize.thresholds == whole.localize.thresholds
+    with pytest.raises(InputError, match="preset=context0: nothing was tuned for stpn_mean"):
+        maan.get_config("dataset=feature_folder,preset=context0,aggregator=stpn_mean")
 
 
 def test_switches_have_their_types():

@@ -2,13 +2,14 @@
 
 import json
 import re
+import runpy
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from wsal_jax import evaluate, methods, metrics, results, significance, tables
+from wsal_jax import evaluate, methods, metrics, results, significance, study, tables, tune
 from wsal_jax.data import pipeline
 from wsal_jax.matching import PROTOCOLS
 from wsal_jax.types import Annotation, Detections, InputError, Scores
@@ -112,6 +113,11 @@ def checkout(tmp_path, tfds_dir, tiny, monkeypatch):
     (tmp_path / "results" / "tables.toml").write_text(toml)
     (tmp_path / "README.md").write_text("<!-- table two @.5 -->\n<!-- end of table -->\n")
     text = "Before.\n\n<!-- table two -->\nold\n<!-- end of table -->\n\nAfter.\n"
+    (tmp_path / "docs" / "results.md").write_text(text)
+    (tmp_path / "docs" / "tuning.md").write_text("<!-- chosen settings -->\n<!-- end of settings -->\n")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "tuned.py").write_text("")
+    tables.make(tmp_path)
     (tmp_path / "docs" / "results.md").write_text(text)
     data = pipeline.load(tiny, "test")
     for name, arguments in tables.rows_of(tables.read_tables(tmp_path), "two").items():
@@ -224,8 +230,27 @@ def test_every_row_of_the_documents_is_a_command(monkeypatch):
             if name.endswith(".0"):
                 config = tables.config_of(arguments)
                 assert config.seeds >= 3 and (config.data.root or "built_in" in name)
-    by_name = tables.rows_of(known, "methods")
-    assert {name.split(".")[0] for name in by_name} >= {*methods.names()} - {"maan2d"} and len(by_name) == 8 * 7
+    by_name = [name for table in ("methods", "newer") for name in tables.rows_of(known, table)]
+    assert {name.split(".")[0] for name in by_name} >= {*methods.names()} - {"maan2d"} and len(by_name) == 9 * 7 + 4
+
+
+def test_the_tuned_presets_are_what_the_studies_chose():
+    """If this fails: `python -m wsal_jax.tables`."""
+    studies = study.kept(ROOT)
+    assert (ROOT / "configs" / "tuned.py").read_text() == study.tuned_text(studies) and len(studies) >= 31
+    for name, one in studies.items():
+        row, _, data = name.partition(".")
+        base, _, switches = one["base"].partition(":")
+        switches = (
+            switches.replace("preset=composed", f"preset={data}")
+            if data != "built_in"
+            else (",".join(filter(None, [switches, "preset=built_in"])))
+        )
+        config = runpy.run_path(str(ROOT / base))["get_config"](switches)
+        for option, x in study.best(one["trials_over"])["setting"].items():
+            x = tuple(x) if isinstance(x, list) else x
+            assert tune.value_of(config, option) == x, (row, option)
+        assert (one["folds"], one["seeds"], one["detections"]) == (2, 2, 20) and "held-out" in one["supervision"]
 
 
 def test_reproduce_runs_the_rows_of_a_table(tmp_path, monkeypatch):
@@ -244,7 +269,7 @@ def test_reproduce_runs_the_rows_of_a_table(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "add", lambda *given: tmp_path)
     tables.run(ROOT, "methods", "stpn.context4")
     assert [command[0] for command in done] == [
-        "--config=configs/maan.py:dataset=feature_folder,preset=composed,aggregator=stpn"
+        "--config=configs/maan.py:dataset=feature_folder,preset=context4,aggregator=stpn"
     ] * 3
     assert [command[1] for command in done] == [f"--config.data.root=/data/context4_seed{i}" for i in range(3)]
     assert all(command[-1].endswith(f"stpn.context4.{i}") for i, command in enumerate(done))

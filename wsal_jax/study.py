@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from wsal_jax import configs
 from wsal_jax.files import replace
+from wsal_jax.text import cut
 
 
 def value(result: dict[str, Any]) -> float:
@@ -135,9 +136,10 @@ def kept(root: Path) -> dict[str, dict[str, Any]]:
 def tuned_text(studies: dict[str, dict[str, Any]]) -> str:
     """The text of `configs/tuned.py`."""
     lines = [
-        '"""What `wsal_jax.tune` chose by row of the result tables and data; `python -m wsal_jax.tables` makes this file.',
+        '"""What `wsal_jax.tune` chose, by row of the result tables and data. `python -m wsal_jax.tables` makes it.',
         "",
         'The studies are in `results/tuning`, and docs/tuning.md shows them side by side.\n"""\n',
+        "# fmt: off",
         "CHOSEN: dict[str, dict] = {",
     ]
     for name, study in studies.items():
@@ -149,13 +151,13 @@ def tuned_text(studies: dict[str, dict[str, Any]]) -> str:
 
 
 def tuned_table(studies: dict[str, dict[str, Any]]) -> str:
-    """As Markdown: of each study the held-out value of the config as given and of the chosen setting, and what changed."""
+    """As Markdown: the held-out value of the config as given and of the chosen setting, and what the choice changed."""
     lines = ["| row | data | as given | chosen | what the choice changed |", "|---|---|---|---|---|"]
     for name, study in studies.items():
         row, _, data = name.partition(".")
         first, chosen = study["trials_over"][0], best(study["trials_over"])
         given = study["given"]
-        changed = [f"{x} {show(y)}" for x, y in chosen["setting"].items() if given[x] != y]
+        changed = [f"{x} {cut(show(y), 32)}" for x, y in chosen["setting"].items() if given[x] != y]
         values = (f"{value(one):.1f} ± {spread(one):.1f}" for one in (first, chosen))
         lines.append(f"| {row} | {data} | {' | '.join(values)} | {', '.join(changed) or 'nothing'} |")
     return "\n".join(lines)
