@@ -32,6 +32,7 @@ TESTS = {
     "wsal_jax/methods/maan.py": ["tests/test_maan.py", CONTRACT],
     "wsal_jax/methods/dgam.py": ["tests/test_dgam.py", CONTRACT],
     "wsal_jax/methods/iwo.py": ["tests/test_iwo.py", CONTRACT],
+    "wsal_jax/methods/sal.py": ["tests/test_sal.py", CONTRACT],
     "wsal_jax/methods/star.py": ["tests/test_star.py", CONTRACT],
 }
 """The tests of each module, the one most likely to fail first."""
