@@ -33,7 +33,7 @@ def get_config(text=None):
         base=config.method,
         base_share=0.5,
         steps=config.get_ref("steps"),
-        thresholds=tuple(round(0.1 + 0.8 * i / 19, 4) for i in range(20)),  # of the attention, absolute
+        thresholds=tuple(round(0.1 + 0.8 * i / 19, 4) for i in range(20)),
         unique=False,
         train_candidates=512,
         test_candidates=1024,
@@ -60,6 +60,11 @@ def get_config(text=None):
     else:
         small(config)
         config.steps = base_steps + base_steps // 2
+    if switches.base == "maan":
+        # MAAN's attention is nearly 0 or 1. After 300 steps on three quarters of the composed training videos (context
+        # 0), runs above these meet 82 % of the actions of the others with an IoU of .5, those above .1 to .9 49 %;
+        # after 400 steps on the built-in data 34 % and 7 %. One seed.
+        config.method.thresholds = tuple(round(0.001 * 900 ** (i / 19), 5) for i in range(20))
     config.method.base_share = base_steps / config.steps
     return config
 
