@@ -45,12 +45,13 @@ def conv(layer: dict[str, Any], x: Float[Array, "n i"], mask: Float[Array, " n"]
     """A convolution over time of odd width that sees zeros where masked and beyond the ends.
 
     Masked snippets of the result hold what the layer makes of their neighbours; the next `conv` masks them again.
-    A product for each tap, since kernels that differ by seed, under vmap, would make a grouped convolution, which is
+    It is one matrix product, since kernels that differ by seed, under vmap, would make a grouped convolution, which is
     slow.
     """
     width = len(layer["kernel"])
     padded = jnp.pad(x * mask[:, None], ((width // 2, width // 2), (0, 0)))
-    return sum(padded[i : i + len(x)] @ layer["kernel"][i] for i in range(width)) + layer["bias"]
+    windows = jnp.concatenate([padded[i : i + len(x)] for i in range(width)], axis=1)
+    return windows @ layer["kernel"].reshape(windows.shape[1], -1) + layer["bias"]
 
 
 def top_mean(

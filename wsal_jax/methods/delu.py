@@ -49,6 +49,17 @@ class Extras(NamedTuple):
     """Attention times logits."""
 
 
+class Noise(NamedTuple):
+    """What dropout multiplies with; 1 without dropout."""
+
+    gate: Float[Array, "n+1 d"]
+    """Local features of both streams, and last their global ones."""
+    attention: Float[Array, "2 n h/4"]
+    logit: Float[Array, "2 n"]
+    classifier: Float[Array, "3 n h"]
+    """Of its hidden features, of what the next layer sees of them, and of that layer."""
+
+
 class Output(NamedTuple):
     """What the network says of a video; entries at masked snippets are 0 but for `hidden`."""
 
@@ -106,34 +117,38 @@ def mean(x: Float[Array, "*s n"], mask: Float[Array, " n"]) -> Float[Array, "*s"
     return (x * mask).sum(-1) / jnp.maximum(mask.sum(), 1)
 
 
+def draw(config: ConfigDict, key: PRNGKeyArray | None, n: int, d: int) -> Noise:
+    """The noise of a video of n snippets of d dimensions, those of both streams; few draws, which compile slowly."""
+    keys = (None,) * 4 if key is None else jax.random.split(key, 4)
+    shapes = (n + 1, d), (2, n, config.hidden // 4), (2, n), (3, n, config.hidden)
+    rates = config.dropout, config.dropout, config.logit_dropout, config.fusion_dropout
+    return Noise(*(dropout(k, jnp.ones(shape), rate) for k, shape, rate in zip(keys, shapes, rates)))
+
+
 def consensus(
-    config: ConfigDict,
     layers: dict[str, Any],
     own: Float[Array, "n d"],
     other: Float[Array, "n e"],
     mask: Float[Array, " n"],
-    key: PRNGKeyArray | None,
+    noise: Float[Array, "m d"],
 ) -> Float[Array, "n d"]:
-    """A stream filtered by its own mean over time and the other's local features (CCM)."""
-    global_key, local_key = (None, None) if key is None else jax.random.split(key)
-    one = jnp.ones(1)
-    of_video = dropout(global_key, leaky_relu(conv(layers["global"], mean(own.T, mask)[None], one)), config.dropout)
-    of_snippet = dropout(local_key, leaky_relu(conv(layers["local"], other, mask)), config.dropout)
-    return nn.sigmoid(of_snippet * of_video) * own
+    """A stream filtered by its own mean over time and the other's local features (CCM). `noise`: see `Noise.gate`."""
+    of_video = leaky_relu(conv(layers["global"], mean(own.T, mask)[None], jnp.ones(1)))
+    of_snippet = leaky_relu(conv(layers["local"], other, mask))
+    return nn.sigmoid(of_snippet * noise[:-1] * of_video * noise[-1]) * own
 
 
 def attend(
-    config: ConfigDict,
     layers: dict[str, Any],
     filtered: Float[Array, "n d"],
     mask: Float[Array, " n"],
-    key: PRNGKeyArray | None,
+    noise: Float[Array, "n h"],
+    logit_noise: Float[Array, " n"],
 ) -> Float[Array, " n"]:
-    """The attention of a filtered stream. The last dropout acts on the logit, as released: half of them are 0."""
-    keys = (None, None) if key is None else jax.random.split(key)
-    x = dropout(keys[0], leaky_relu(conv(layers["hidden"], filtered, mask)), config.dropout)
-    logit = conv(layers["out"], leaky_relu(conv(layers["hidden_2"], x, mask)), mask)[:, 0]
-    return nn.sigmoid(dropout(keys[1], logit, config.logit_dropout))
+    """The attention of a filtered stream. Dropout acts on the logit, too, as released: half of them are 0."""
+    hidden = leaky_relu(conv(layers["hidden"], filtered, mask)) * noise
+    logit = conv(layers["out"], leaky_relu(conv(layers["hidden_2"], hidden, mask)), mask)[:, 0]
+    return nn.sigmoid(logit * logit_noise)
 
 
 def smooth(x: Float[Array, "n c"], mask: Float[Array, " n"], width: int) -> Float[Array, "n c"]:
@@ -145,22 +160,21 @@ def smooth(x: Float[Array, "n c"], mask: Float[Array, " n"], width: int) -> Floa
 
 def forward(config: ConfigDict, params: Params, video: Video, key: PRNGKeyArray | None = None) -> Output:
     """The network; without a key no dropout."""
-    mask = video.mask
-    keys = (None,) * 7 if key is None else jax.random.split(key, 7)
-    of = params["attention"]
+    mask, of, layers = video.mask, params["attention"], params["classifier"]
     features = jnp.where(mask[:, None] > 0, video.features, 0)
-    split = of["first"]["global"]["bias"].shape[0]
+    noise = draw(config, key, *features.shape)
+    split = len(of["first"]["global"]["bias"])
     first, second = features[:, :split], features[:, split:]
     filtered = (
-        consensus(config, of["first"], first, second, mask, keys[0]),
-        consensus(config, of["second"], second, first, mask, keys[1]),
+        consensus(of["first"], first, second, mask, noise.gate[:, :split]),
+        consensus(of["second"], second, first, mask, noise.gate[:, split:]),
     )
-    of_stream = [attend(config, of[name], x, mask, k) for name, x, k in zip(("first", "second"), filtered, keys[2:4])]
-    layers = params["classifier"]
-    hidden = leaky_relu(conv(layers["fuse"], jnp.concatenate(filtered, axis=1), mask))
-    hidden = dropout(keys[4], hidden, config.fusion_dropout)
-    again = dropout(keys[5], hidden, config.fusion_dropout)
-    again = dropout(keys[6], leaky_relu(conv(layers["hidden"], again, mask)), config.fusion_dropout)
+    of_stream = [
+        attend(of[name], filtered[i], mask, noise.attention[i], noise.logit[i])
+        for i, name in enumerate(("first", "second"))
+    ]
+    hidden = leaky_relu(conv(layers["fuse"], jnp.concatenate(filtered, axis=1), mask)) * noise.classifier[0]
+    again = leaky_relu(conv(layers["hidden"], hidden * noise.classifier[1], mask)) * noise.classifier[2]
     logits = conv(layers["out"], again, mask)
     together = jnp.column_stack([logits, *of_stream])
     together = smooth(together, mask, config.smooth) if config.smooth > 1 else together * mask[:, None]
@@ -214,6 +228,11 @@ def co_activity(
     return total / jnp.maximum(count, TINY)
 
 
+def mutual(of_stream: Float[Array, "2 n"], mask: Float[Array, " n"]) -> Float[Array, ""]:
+    """L_mut: each attention learns from the other, which has no gradient there."""
+    return 0.5 * mean((of_stream - jax.lax.stop_gradient(of_stream[::-1])) ** 2, mask).sum()
+
+
 def disagreement(attention: Float[Array, "*s n"], background: Float[Array, " n"]) -> Float[Array, "*s n"]:
     """How far attention and background are from excluding each other, at each snippet: |1 - a - b|."""
     return jnp.abs(1 - attention - background)
@@ -261,12 +280,11 @@ def loss(
     suppressed, mask, labels = suppress(output), video.mask, video.labels
     both = jnp.stack([output.attention, *output.of_stream])
     background = nn.softmax(output.logits)[:, -1]
-    frozen = jax.lax.stop_gradient(output.of_stream)
     terms = {
         "original": (1.0, classification(top_mean(output.logits, mask, config.share), labels, 1)),
         "suppressed": (1.0, classification(top_mean(suppressed, mask, config.share), labels, 0)),
         "co_activity": (config.co, co_activity(suppressed, output.hidden, video, config.pairs)),
-        "mutual": (config.mutual, 0.5 * mean((output.of_stream - frozen[::-1]) ** 2, mask).sum()),
+        "mutual": (config.mutual, mutual(output.of_stream, mask)),
         "norm": (config.norm, mean(both, mask).mean()),
         "guide": (config.guide, mean(disagreement(both, background), mask).mean()),
     }
