@@ -18,18 +18,19 @@ from wsal_jax.methods import p_mil
 from wsal_jax.types import InputError, Meta, Model, Scores, Video
 
 N, C = 40, 2
+LEVELS = tuple(round(0.1 + 0.8 * i / 19, 4) for i in range(20))
 SIZES = dict(width=16, hidden=8, train_candidates=24, test_candidates=48, top=4)
 
 
 def make(text="", **options):
     config = config_file.get_config(text)
     config.steps = 600
-    config.method.update({**SIZES, **options})
+    config.method.update({**SIZES, "thresholds": LEVELS, **options})
     return config, methods.get(config.method)
 
 
 def planted(seed, videos=8):
-    """Two actions of 6 to 12 snippets in each video. The class shows in all of an action, the rest peaks in its middle.
+    """Two actions of 6 to 12 snippets in each video. The attention peaks in the middle; the class shows at the ends.
 
     Two streams of 4 dimensions: what an attention that is given sees, then the classes.
     """
@@ -42,7 +43,7 @@ def planted(seed, videos=8):
             peak = 3 * np.exp(-8 * (np.arange(end - first) / (end - first) - 0.5) ** 2)
             for stream in (0, 4):
                 x[first:end, stream] += peak
-                x[first:end, stream + 1 + y.argmax()] += 1
+                x[[first, first + 1, end - 2, end - 1], stream + 1 + y.argmax()] += 1.5
         segments.append(np.array(found, float))
     arrays = (jnp.asarray(x, jnp.float32) for x in (features, np.ones((videos, N)), labels, labels))
     return Video(*arrays, jnp.full(videos, N)), segments
@@ -74,8 +75,16 @@ def trained():
         (params, _), metrics = jax.lax.scan(one, state, jnp.arange(300))
         return params, metrics
 
+    @jax.jit
+    @partial(jax.vmap, in_axes=(None, 0))
+    def look(params, video):
+        scores = made.score(params, video)
+        candidates = p_mil.candidates_of(config.method, scores.attention, video, 48)
+        return scores, candidates, p_mil.apply_heads(config.method, params, video, candidates)
+
     after, metrics = fit(before)
-    return SimpleNamespace(config=config.method, made=made, before=before, after=after, metrics=metrics)
+    test = jax.tree.map(np.asarray, look(after, planted(1)[0]))
+    return SimpleNamespace(config=config.method, before=before, after=after, metrics=metrics, test=test)
 
 
 @pytest.mark.parametrize("unique", [False, True])
@@ -83,20 +92,17 @@ def test_candidates_are_the_runs_above_each_threshold(unique):
     rng = np.random.default_rng(0)
     attention = np.convolve(rng.random(N), np.ones(3) / 3, "same").astype(np.float32)
     mask = np.float32((np.arange(N) < 33) & (np.arange(N) != 7))
-    thresholds = tuple(config_file.get_config().method.thresholds)
     find = jax.jit(p_mil.find_candidates, static_argnums=(3, 4, 5))
-    runs = [
-        tuple(r) for t in thresholds for r in localize.components((attention > np.float32(t)) & (mask > 0)).tolist()
-    ]
+    runs = [tuple(r) for t in LEVELS for r in localize.components((attention > np.float32(t)) & (mask > 0)).tolist()]
     runs = sorted(set(runs) if unique else runs)
-    found = find(attention, mask, 33, thresholds, 400, unique)
+    found = find(attention, mask, 33, LEVELS, 400, unique)
     there = np.asarray(found.valid) > 0
     assert sorted(map(tuple, np.asarray(found.segments)[there].astype(int).tolist())) == runs
     assert not np.diff(np.asarray(found.segments)[~there]).any() and len(runs) < 400
-    few = find(attention, mask, 33, thresholds, 5, unique)
+    few = find(attention, mask, 33, LEVELS, 5, unique)
     lengths = sorted((b - a for a, b in runs), reverse=True)
     np.testing.assert_array_equal(np.diff(few.segments)[:, 0], lengths[:5])
-    none = find(0 * attention, mask, 33, thresholds, 5, unique)
+    none = find(0 * attention, mask, 33, LEVELS, 5, unique)
     assert none.segments[0].tolist() == [0, 33] and none.valid.tolist() == [1, 0, 0, 0, 0]
 
 
@@ -260,46 +266,36 @@ def test_only_the_head_learns_in_its_phase(trained):
 
 def test_completeness_follows_the_true_overlap(trained):
     """On new planted videos, more than the mean attention of the base and its outer-inner contrast do."""
-
-    @jax.jit
-    @jax.vmap
-    def of(video):
-        attention = trained.made.score(trained.after, video).attention
-        candidates = p_mil.candidates_of(trained.config, attention, video, 48)
-        return attention, candidates, p_mil.apply_heads(trained.config, trained.after, video, candidates)
-
-    videos, true = planted(1, 16)
     columns = []
-    for (attention, (segments, valid), heads), truth in zip(zip(*map(split, of(videos))), true):
+    for scores, (segments, valid), heads, truth in zip(*map(split, trained.test), planted(1)[1]):
         runs = segments[valid > 0].astype(int)
         ious = metrics.temporal_iou(runs.astype(float), truth).max(1)
-        k = heads.completeness.mean(0)[valid > 0]
+        k, attention = heads.completeness.mean(0)[valid > 0], scores.attention
         columns.append(np.stack([ious, k, localize.run_means(attention, runs), localize.contrast(attention, runs)]))
     of_iou = np.corrcoef(np.concatenate(columns, axis=1))[0]
     assert of_iou[1] > 0.3 + max(of_iou[2:])
 
 
 def split(batch):
-    """The parts of each video of a batch, in NumPy."""
-    size = len(jax.tree.leaves(batch)[0])
-    return [jax.tree.map(lambda x: np.asarray(x)[i], batch) for i in range(size)]  # noqa: B023
+    """The parts of each video of a batch."""
+    return [jax.tree.map(lambda x: x[i], batch) for i in range(8)]  # noqa: B023
 
 
-def test_scores_are_the_base_s_and_the_candidates(trained):
-    video = jax.tree.map(lambda x: x[0], planted(2, 1)[0])
+def test_scores_are_the_base_s_and_those_of_the_candidates(trained):
+    scores, candidates, heads = trained.test
     base = methods.get(trained.config.base)
-    alone = jax.jit(base.score)(trained.after, video)
-    candidates = p_mil.candidates_of(trained.config, alone.attention, video, 48)
-    heads = jax.jit(partial(p_mil.apply_heads, trained.config))(trained.after, video, candidates)
-    for config, learnt in ((trained.config, True), (make("terms=scfe+irc")[0].method, False)):
-        made = methods.get(config)
-        scores = jax.jit(made.score)(trained.after, video)
-        np.testing.assert_array_equal(scores.cas, alone.cas)
-        np.testing.assert_array_equal(scores.attention, alone.attention)
-        p = np.asarray(jax.nn.softmax(heads.logits)).mean(0)[:, :C]
-        a, k = np.asarray(heads.attention).mean(0) * candidates.valid, np.asarray(heads.completeness).mean(0)
-        np.testing.assert_allclose(scores.video_score, (p * a[:, None]).sum(0) / a.sum(), rtol=1e-4)
-        np.testing.assert_allclose(scores.extras.scores, p * (a * (k if learnt else 1))[:, None], rtol=1e-4, atol=1e-7)
+    alone = jax.jit(jax.vmap(base.score, (None, 0)))(trained.after, planted(1)[0])
+    np.testing.assert_allclose(scores.cas, alone.cas, rtol=1e-6)
+    np.testing.assert_allclose(scores.attention, alone.attention, rtol=1e-6)
+    for i in range(8):
+        one = jax.tree.map(lambda x: x[i], heads)  # noqa: B023
+        p = np.exp(one.logits) / np.exp(one.logits).sum(-1, keepdims=True)
+        p, a, k = p.mean(0)[:, :C], one.attention.mean(0) * candidates.valid[i], one.completeness.mean(0)
+        np.testing.assert_allclose(scores.video_score[i], (p * a[:, None]).sum(0) / a.sum(), rtol=1e-4)
+        np.testing.assert_allclose(scores.extras.scores[i], p * (a * k)[:, None], rtol=1e-4, atol=1e-7)
+        assert not scores.extras.scores[i][candidates.valid[i] == 0].any()
+    one = jax.tree.map(lambda x: jnp.asarray(x[0]), (heads, candidates.valid))
+    np.testing.assert_array_less(scores.extras.scores[0][:1], p_mil.rate(*one, False)[1][:1])
 
 
 def test_proposals():
@@ -331,7 +327,7 @@ def test_the_base_is_its_own_method():
     spec, key = method.Spec((4, 4), C), jax.random.key(0)
     base = methods.get(config.method.base)
     assert made.phases[0] == base.phases[0]._replace(name="base", length=400) and made.phases[1].length == 200
-    both, alone = (jax.jit(x.init, static_argnums=1)(key, spec) for x in (made, base))
+    both, alone = made.init(key, spec), base.init(key, spec)
     jax.tree.map(np.testing.assert_array_equal, {group: both[group] for group in alone}, alone)
     assert [int(train.turn(made, ConfigDict(dict(steps=600)), 7, step)[0]) for step in (0, 399, 400, 599, 600)] == [
         0, 0, 1, 1, 0,

@@ -14,4 +14,6 @@ def get_search(config):
         "localize.prior": [0.0, 0.2, 0.5],
         "localize.soft_nms": [0.0, 0.1, 0.3, 0.5],
     }
-    return common.get_search(config, **own)
+    space = common.get_search(config, **own)
+    del space["localize.thresholds"]  # candidates are the method's
+    return space

@@ -337,21 +337,26 @@ def loss(
     return total, (metrics, {"progress": {"steps": done}})
 
 
-def score(config: ConfigDict, base: Method, params: Params, video: Video) -> Scores:
-    """The base's scores, but with the head's video score; what the head says of the candidates is in `Extras`.
+def rate(heads: Heads, valid: Float[Array, " m"], learnt: bool) -> tuple[Float[Array, " c"], Float[Array, "m c"]]:
+    """The video score and the score of each candidate, from the means over the streams.
 
-    Outputs are means over the streams. The score of a candidate is class probability * attention * completeness, the
-    last if it is learnt (`config.comp`). The video score is the mean class probability, weighted by attention.
+    The score of a candidate is class probability * attention * completeness, the last if it is `learnt`. The video
+    score is the mean class probability, weighted by attention.
     """
+    probability = nn.softmax(heads.logits).mean(0)[:, :-1]
+    attention = valid * heads.attention.mean(0)
+    completeness = heads.completeness.mean(0) if learnt else 1.0
+    video_score = attention @ probability / (attention.sum() + 1e-6)
+    return video_score, probability * (attention * completeness)[:, None]
+
+
+def score(config: ConfigDict, base: Method, params: Params, video: Video) -> Scores:
+    """The base's scores, but with the head's video score; what the head says of the candidates is in `Extras`."""
     scores = base.score(params, video)
     candidates = candidates_of(config, scores.attention, video, config.test_candidates)
     heads = apply_heads(config, params, video, candidates)
-    probability = nn.softmax(heads.logits).mean(0)[:, :-1]
-    attention = candidates.valid * heads.attention.mean(0)
-    completeness = heads.completeness.mean(0) if config.comp else jnp.float32(1)
-    video_score = attention @ probability / (attention.sum() + 1e-6)
-    extras = Extras(candidates.segments, probability * (attention * completeness)[:, None])
-    return scores._replace(video_score=video_score, extras=extras)
+    video_score, of_candidates = rate(heads, candidates.valid, config.comp > 0)
+    return scores._replace(video_score=video_score, extras=Extras(candidates.segments, of_candidates))
 
 
 def propose(models: Sequence[Model], fused: Model, meta: Meta) -> Detections:
