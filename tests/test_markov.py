@@ -75,7 +75,7 @@ def test_what_cannot_be_is_named(options):
 
 
 def options(**others):
-    return ConfigDict(dict(reject=0.5, thresholds=(0.3,), nms=0.3, stay=1.0, candidates=200) | others)
+    return ConfigDict(dict(reject=0.5, thresholds=(0.3,), nms=0.3, stay=1.0, inside=0.5, candidates=200) | others)
 
 
 def test_segments_are_the_runs_that_the_scores_have():
@@ -96,7 +96,7 @@ def test_segments_are_the_runs_that_the_scores_have():
 def test_the_score_is_the_probability_of_a_run_that_matches(stay):
     """By enumeration of the 2^8 chains: with a run of temporal IoU > 1/2."""
     n, cas = 8, np.random.default_rng(1).random(8)
-    odds = (cas / (0.4 * cas.max())) ** 2
+    odds = cas / (0.4 * cas.max())
     runs, got = markov.matched_runs(cas, options(thresholds=(0.4,), stay=stay))
     assert len(runs) == n * (n + 1) // 2
     expected, total = np.zeros(len(runs)), 0.0
