@@ -28,7 +28,7 @@ def get_config(text=None):
     if switches.dataset.startswith("synthetic_untrimmed"):  # as for MAAN
         config.optimizer.learning_rate, config.method.dropout = 2e-3, 0.0
     if switches.preset == "composed":
-        # Neighbours of a sample must be neighbours in the video, so T is larger than MAAN's 20, and the batch smaller. On
+        # Neighbours of a sample must be neighbours in the video, so T is larger than MAAN's 20, the batch smaller. On
         # held-out training videos of composed data with context, one seed, 500 steps, mAP@.5: 41 by the best of five
         # thresholds, 48 by posteriors; with MAAN's stay of 0, 40 and 47.
         config.num_snippets, config.batch_size, config.steps = 64, 16, min(config.steps, 1000)
