@@ -91,15 +91,20 @@ def method(config: ConfigDict) -> Method:
 def by_posterior(models: Sequence[Model], fused: Model, meta: Meta) -> Detections:
     """Segments ranked by the posterior of runs, for each of `localize.predicted_classes`.
 
-    For each of `thresholds`, snippet t says by itself that it is action with odds CAS / (threshold * largest CAS), so
-    that a threshold cuts where the odds are even, and `localize.stay` makes a chain of the snippets. The `candidates`
-    likeliest runs of each of these chains are the candidates. A candidate's score is the probability that there is a
-    run of temporal IoU > 1/2 with it (two such runs would overlap), averaged over the thresholds, times the video score
-    and (mean CAS inside) ** `inside`. Then `localize.nms` of each class.
+    For each of `thresholds`, snippet t says by itself that it is action with odds
+
+        (CAS / (threshold * largest CAS)) ** `sharpness`,
+
+    so that a threshold cuts where the odds are even, and `localize.stay` makes a chain of the snippets. The sharper,
+    the more this is `localize.propose`. The `candidates` likeliest runs of each of these chains are the candidates. The
+    score of a candidate is E[IoU ** `overlap`] with the run that matches it, the one of temporal IoU > 1/2 (two would
+    overlap), 0 where none does, averaged over the thresholds, times the video score and (mean CAS inside) ** `inside`.
+    With `overlap` 0 it is the probability that a run matches, however well. Then `localize.nms` of each class.
 
     Args:
       models: not used.
-      fused: options `reject`, `thresholds`, `nms` as for `localize.propose`; stay; inside; candidates.
+      fused: options `reject`, `thresholds`, `nms` as for `localize.propose`; sharpness; stay; candidates;
+        overlap; inside.
       meta: of the same video.
     """
     scores, options = fused
@@ -116,14 +121,17 @@ def by_posterior(models: Sequence[Model], fused: Model, meta: Meta) -> Detection
 def matched_runs(
     cas: Float[np.ndarray, " n"], options: ConfigDict | FrozenConfigDict
 ) -> tuple[Float[np.ndarray, "k 2"], Float[np.ndarray, " k"]]:
-    """The candidates [first, end) of one class, see `by_posterior`, and the probability that a run matches each."""
-    odds = cas / (np.array(options.thresholds)[:, None] * cas.max())
+    """The candidates [first, end) of one class, see `by_posterior`, and how well a run is expected to match each."""
+    odds = (cas / (np.array(options.thresholds)[:, None] * cas.max())) ** options.sharpness
     of = chain.posterior(odds / (1 + odds), options.stay)
     likely = [likely_runs(chain.Posterior(*one), options.candidates) for one in zip(*of)]
     keys = np.unique(np.concatenate([runs @ [len(cas) + 1, 1] for runs, _ in likely]))
     candidates = np.stack(np.divmod(keys, len(cas) + 1), axis=1).astype(np.float64)
-    match = [(temporal_iou(candidates, runs.astype(np.float64)) > 0.5) @ probability for runs, probability in likely]
-    return candidates, np.mean(match, axis=0)
+    match = np.zeros(len(candidates))
+    for runs, probability in likely:
+        iou = temporal_iou(candidates, runs.astype(np.float64))
+        match += np.where(iou > 0.5, iou**options.overlap, 0) @ probability
+    return candidates, match / len(likely)
 
 
 def likely_runs(of: chain.Posterior, most: int) -> tuple[Int[np.ndarray, "k 2"], Float[np.ndarray, " k"]]:
