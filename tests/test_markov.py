@@ -75,7 +75,9 @@ def test_what_cannot_be_is_named(options):
 
 
 def options(**others):
-    return ConfigDict(dict(reject=0.5, thresholds=(0.3,), nms=0.3, stay=1.0, candidates=200) | others)
+    chosen = dict(reject=0.5, thresholds=(0.3,), nms=0.3)
+    chosen |= dict(stay=1.0, sharpness=2.0, inside=0.5, overlap=1.0, candidates=200)
+    return ConfigDict(chosen | others)
 
 
 def test_segments_are_the_runs_that_the_scores_have():
@@ -92,12 +94,12 @@ def test_segments_are_the_runs_that_the_scores_have():
     assert found.scores[1] > 2 * found.scores[2]
 
 
-@pytest.mark.parametrize("stay", [0.0, 1.5])
-def test_the_score_is_the_probability_of_a_run_that_matches(stay):
-    """By enumeration of the 2^8 chains: with a run of temporal IoU > 1/2."""
+@pytest.mark.parametrize("stay, overlap", [(0.0, 0.0), (1.5, 0.0), (1.5, 2.0)])
+def test_the_score_is_the_expected_overlap_with_a_run_that_matches(stay, overlap):
+    """By enumeration of the 2^8 chains."""
     n, cas = 8, np.random.default_rng(1).random(8)
     odds = (cas / (0.4 * cas.max())) ** 2
-    runs, got = markov.matched_runs(cas, options(thresholds=(0.4,), stay=stay))
+    runs, got = markov.matched_runs(cas, options(thresholds=(0.4,), stay=stay, overlap=overlap))
     assert len(runs) == n * (n + 1) // 2
     expected, total = np.zeros(len(runs)), 0.0
     for z in np.ndindex(*[2] * n):
@@ -108,5 +110,5 @@ def test_the_score_is_the_probability_of_a_run_that_matches(stay):
         for start, end in edges:
             inner = np.minimum(runs[:, 1], end) - np.maximum(runs[:, 0], start)
             outer = np.maximum(runs[:, 1], end) - np.minimum(runs[:, 0], start)
-            expected += weight * (inner / outer > 0.5)
+            expected += weight * (inner / outer > 0.5) * (inner / outer) ** overlap
     np.testing.assert_allclose(got, expected / total, rtol=1e-10)

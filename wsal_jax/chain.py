@@ -29,12 +29,12 @@ from wsal_jax import aggregate
 class Posterior(NamedTuple):
     """Of the runs of a chain, on the host. A run from i to j has z = 1 there alone, and 0 before i and after j."""
 
-    start: Float[np.ndarray, " n"]
+    start: Float[np.ndarray, "*b n"]
     """P(a run starts at t)."""
-    end: Float[np.ndarray, " n"]
+    end: Float[np.ndarray, "*b n"]
     """P(a run ends with t)."""
-    go_on: Float[np.ndarray, " n"]
-    """P(z_t = 1 | z_{t-1} = 1); 0 for the first snippet, which continues nothing."""
+    go_on: Float[np.ndarray, "*b m"]
+    """P(z_{t+1} = 1 | z_t = 1), m = n - 1."""
 
 
 class _Messages(NamedTuple):
@@ -98,40 +98,55 @@ def marginals(
     return aggregate._real(on / (on + off), mask)
 
 
-def posterior(probabilities: Float[np.ndarray, " n"], stay: float) -> Posterior:
-    """Starts and continuations of runs, in float64. P(run from i to j) = start_i prod_{i < t <= j} go_on_t
-    (1 - go_on_{j+1}), where the run of the last snippet ends for sure: `run_logs`.
+def posterior(probabilities: Float[np.ndarray, "*b n"], stay: float) -> Posterior:
+    """Starts, ends and continuations of the runs of one or several chains, in float64; `run_logs` has whole runs.
 
     Args:
-      probabilities: p_t in [0, 1], of a video without padding.
+      probabilities: p_t in [0, 1], of videos without padding.
       stay: see the module.
     """
     p = np.asarray(probabilities, np.float64)
-    n, switch = len(p), 1 / (1 + np.exp(stay))
-    weight = np.stack([1 - p, p], axis=1)
+    switch = 1 / (1 + np.exp(stay))
     step = np.array([[1 - switch, switch], [switch, 1 - switch]])
-    onward = np.zeros((n, 2, 2))  # P(z_t = b | z_{t-1} = a, all snippets)
-    after = np.ones(2)
-    for t in range(n - 1, -1, -1):
-        joint = step * (weight[t] * after)
-        onward[t] = joint / joint.sum(axis=1, keepdims=True)
-        first, after = weight[t] * after, joint.sum(axis=1) / joint.sum()
-    here, start, end = first / first.sum(), np.zeros(n), np.zeros(n)
-    start[0] = here[1]
-    for t in range(1, n):
-        start[t], end[t - 1] = here[0] * onward[t, 0, 1], here[1] * onward[t, 1, 0]
-        here = here @ onward[t]
-    end[-1] = here[1]
-    return Posterior(start, end, np.append(0.0, onward[1:, 1, 1]))
+    weight = np.stack([1 - p, p], axis=-1)
+    from_here = weight * _from_after(weight, step)  # what snippet t and those after it say of z_t
+    up_to_here = weight * _from_after(weight[..., ::-1, :], step)[..., ::-1, :]
+    onward = step * from_here[..., 1:, None, :]  # [t, z_t, z_{t+1}]
+    pairs = up_to_here[..., :-1, :, None] * onward
+    pairs /= pairs.sum(axis=(-2, -1), keepdims=True)
+    first, last = (x / x.sum(axis=-1, keepdims=True) for x in (from_here[..., 0, :], up_to_here[..., -1, :]))
+    return Posterior(
+        start=np.concatenate([first[..., 1:], pairs[..., 0, 1]], axis=-1),
+        end=np.concatenate([pairs[..., 1, 0], last[..., 1:]], axis=-1),
+        go_on=onward[..., 1, 1] / onward[..., 1, :].sum(axis=-1),
+    )
+
+
+def _from_after(weight: Float[np.ndarray, "*b n 2"], step: Float[np.ndarray, "2 2"]) -> Float[np.ndarray, "*b n 2"]:
+    """What the snippets after each one say of it, up to a factor: products of matrices, doubled log n times."""
+    product = step * weight[..., 1:, None, :]
+    reach, n = 1, weight.shape[-2]
+    while reach < n - 1:
+        longer = product[..., :-reach, :, :] @ product[..., reach:, :, :]
+        product[..., :-reach, :, :] = longer / longer.max(axis=(-2, -1), keepdims=True)
+        reach *= 2
+    return np.concatenate([product.sum(axis=-1), np.ones_like(weight[..., :1, :])], axis=-2)
 
 
 def run_logs(of: Posterior, first: Int[np.ndarray, " k"], last: Int[np.ndarray, " m"]) -> Float[np.ndarray, "k m"]:
-    """log P(run from i to j) for each i of `first` and j of `last`; -inf where j < i."""
+    """log P(run from i to j) for each i of `first` and j of `last`; -inf where j < i. A run starts at i, goes on to
+    each snippet up to j, and does not go on to j + 1.
+
+    Args:
+      of: of one chain.
+      first: the first snippet of each run.
+      last: the last one.
+    """
     with np.errstate(divide="ignore"):
         start, go_on = np.log(of.start), np.log(np.maximum(of.go_on, np.finfo(np.float64).tiny))
-        end = np.append(np.log1p(-of.go_on[1:]), 0.0)
-    along = np.cumsum(go_on)  # what go_on has for the first snippet cancels
-    logs = start[first][:, None] + along[last] - along[first][:, None] + end[last]
+        stop = np.append(np.log1p(-of.go_on), 0.0)
+    along = np.append(0.0, np.cumsum(go_on))
+    logs = start[first][:, None] + along[last] - along[first][:, None] + stop[last]
     return np.where(last >= first[:, None], logs, -np.inf)
 
 

@@ -15,7 +15,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from wsal_jax import chain, layers, localize
@@ -91,15 +91,20 @@ def method(config: ConfigDict) -> Method:
 def by_posterior(models: Sequence[Model], fused: Model, meta: Meta) -> Detections:
     """Segments ranked by the posterior of runs, for each of `localize.predicted_classes`.
 
-    For each of `thresholds`, snippet t says by itself that it is action with odds (CAS / (threshold * largest CAS))^2,
-    so that a threshold cuts where the odds are even, and `localize.stay` makes a chain of the snippets. A run of it is
-    a candidate if its posterior is among the `candidates` highest. Its score is the probability that there is a run of
-    temporal IoU > 1/2 with it (there is one at most), averaged over the thresholds, times the mean CAS inside and the
-    video score. Then `localize.nms` of each class.
+    For each of `thresholds`, snippet t says by itself that it is action with odds
+
+        (CAS / (threshold * largest CAS)) ** `sharpness`,
+
+    so that a threshold cuts where the odds are even, and `localize.stay` makes a chain of the snippets. The sharper,
+    the more this is `localize.propose`. The `candidates` likeliest runs of each of these chains are the candidates. The
+    score of a candidate is E[IoU ** `overlap`] with the run that matches it, the one of temporal IoU > 1/2 (two would
+    overlap), 0 where none does, averaged over the thresholds, times the video score and (mean CAS inside) ** `inside`.
+    With `overlap` 0 it is the probability that a run matches, however well. Then `localize.nms` of each class.
 
     Args:
       models: not used.
-      fused: options `reject`, `thresholds`, `nms` as for `localize.propose`; stay; candidates.
+      fused: options `reject`, `thresholds`, `nms` as for `localize.propose`; sharpness; stay; candidates;
+        overlap; inside.
       meta: of the same video.
     """
     scores, options = fused
@@ -108,7 +113,7 @@ def by_posterior(models: Sequence[Model], fused: Model, meta: Meta) -> Detection
         cas = np.asarray(scores.cas[:, c], np.float64)
         if cas.max(initial=0) > 0:
             runs, match = matched_runs(cas, options)
-            score = scores.video_score[c] * match * localize.run_means(cas, runs)
+            score = scores.video_score[c] * match * localize.run_means(cas, runs) ** options.inside
             found.append(localize.detections(runs, c, score, meta))
     return localize.nms_by_class(localize.join(found), options.nms)
 
@@ -116,24 +121,25 @@ def by_posterior(models: Sequence[Model], fused: Model, meta: Meta) -> Detection
 def matched_runs(
     cas: Float[np.ndarray, " n"], options: ConfigDict | FrozenConfigDict
 ) -> tuple[Float[np.ndarray, "k 2"], Float[np.ndarray, " k"]]:
-    """The candidates of one class, see `by_posterior`, and the probability that a run matches each."""
-    likely = [likely_runs(cas, threshold, options) for threshold in options.thresholds]
-    candidates = np.unique(np.concatenate([runs for runs, _ in likely]), axis=0)
-    match = [(temporal_iou(candidates, runs) > 0.5) @ probability for runs, probability in likely]
-    return candidates, np.mean(match, axis=0)
-
-
-def likely_runs(
-    cas: Float[np.ndarray, " n"], threshold: float, options: ConfigDict | FrozenConfigDict
-) -> tuple[Float[np.ndarray, "k 2"], Float[np.ndarray, " k"]]:
-    """The `candidates` likeliest runs [first, end) at one threshold, and their posteriors."""
-    odds = (cas / (threshold * cas.max())) ** 2
+    """The candidates [first, end) of one class, see `by_posterior`, and how well a run is expected to match each."""
+    odds = (cas / (np.array(options.thresholds)[:, None] * cas.max())) ** options.sharpness
     of = chain.posterior(odds / (1 + odds), options.stay)
-    # The likeliest starts and ends alone: all of them together would be too many in a long video.
-    first = np.sort(np.argsort(-of.start, kind="stable")[: options.candidates])
-    last = np.sort(np.argsort(-of.end, kind="stable")[: options.candidates])
+    likely = [likely_runs(chain.Posterior(*one), options.candidates) for one in zip(*of)]
+    keys = np.unique(np.concatenate([runs @ [len(cas) + 1, 1] for runs, _ in likely]))
+    candidates = np.stack(np.divmod(keys, len(cas) + 1), axis=1).astype(np.float64)
+    match = np.zeros(len(candidates))
+    for runs, probability in likely:
+        iou = temporal_iou(candidates, runs.astype(np.float64))
+        match += np.where(iou > 0.5, iou**options.overlap, 0) @ probability
+    return candidates, match / len(likely)
+
+
+def likely_runs(of: chain.Posterior, most: int) -> tuple[Int[np.ndarray, "k 2"], Float[np.ndarray, " k"]]:
+    """The likeliest runs [first, end) of a chain, and their posteriors."""
+    # Among the likeliest starts and ends alone: all of them together would be too many in a long video.
+    first, last = (np.sort(np.argsort(-x, kind="stable")[:most]) for x in (of.start, of.end))
     logs = chain.run_logs(of, first, last)
-    best = np.argsort(-logs, axis=None, kind="stable")[: options.candidates]
+    best = np.argsort(-logs, axis=None, kind="stable")[:most]
     best = best[logs.flat[best] > -np.inf]
     row, column = np.unravel_index(best, logs.shape)
-    return np.stack([first[row], last[column] + 1], axis=1).astype(np.float64), np.exp(logs.flat[best])
+    return np.stack([first[row], last[column] + 1], axis=1), np.exp(logs.flat[best])
