@@ -143,3 +143,5 @@ def test_commands_for_videos_say_that_these_are_images(run):
             command.main([str(run), *options])
     with pytest.raises(SystemExit, match="no run has a test image 'nobody'"):
         report.main([str(run), "--ids", "nobody"])
+    with pytest.raises(SystemExit, match=r"has none of the images, such as test/0\.jpg"):
+        report.main([str(run), "--videos", str(run)])

@@ -177,11 +177,17 @@ def _map(run: Run, scores: Scores, label: int, meta: Meta) -> str:
 
 
 def pictures(runs: Sequence[Run], folder: Path | None) -> dict[str, Path]:
-    """The file of each image, by id: in `folder`, or else where the run's data were."""
+    """The file of each image, by id: in `folder`, or else where the run's data were.
+
+    Raises:
+      InputError: `folder` has none of them.
+    """
     files: dict[str, Path] = {}
     for run in runs:
         root = folder or Path(run.config.get("data", {}).get("root", ""))
         files |= {meta.id: root / meta.id for meta in run.record.metas if meta.id not in files}
+    if folder and not any(file.is_file() for file in files.values()):
+        raise InputError(f"{folder} has none of the images, such as {next(iter(files))}: give the root of the data")
     return files
 
 
