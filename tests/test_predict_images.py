@@ -98,7 +98,7 @@ def test_a_folder_of_images_becomes_boxes_overlays_and_a_page(trained, tmp_path,
     label = ("cat", "dog")[best["category_id"] - 1]
     corners = "".join(f"{round(v, 2):8.1f}" for v in (x, y, x + width, y + height))
     assert f"{corners}  {label:<5}  {best['score']:.3f}" in out
-    assert Image.open(run / "predictions" / "overlays" / "a" / "one.jpg.jpg").size == (200, 90)
+    assert Image.open(run / "predictions" / "overlays" / "a" / "one.jpg.jpg").size == (320, 144)
     page = (run / "predictions" / "index.html").read_text()
     shown = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["images"]
     assert [one["id"] for one in shown] == ["a/one.jpg", "gray.png", "two.png"]
