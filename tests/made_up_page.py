@@ -145,3 +145,50 @@ def page_of(videos: int = 8, runs: int = 1, seed: int = 0) -> dict:
             "elsewhere": [],
         }
     )
+
+
+def image(rng, i: int, runs: int) -> dict:
+    """An image of 80 x 60 with a true box, and a map that grows from its first to its last location."""
+    from matplotlib.image import imsave
+
+    file = io.BytesIO()
+    imsave(file, rng.integers(0, 255, (6, 8, 3), dtype=np.uint8), format="jpg")
+    picture = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    grows = base64.b64encode(np.linspace(0, 255, 12).astype(np.uint8).tobytes()).decode()
+    of_runs = []
+    for r in range(runs):
+        found, verdict = [(0, "right"), (0, "box"), (3, "class")][(i + (i % 5) * r) % 3]
+        of_runs.append(
+            {
+                "found": [[0, 0, 40, 40, found, 0.834 - i / 100]],
+                "top": [found, 0.9],
+                "verdict": verdict,
+                "grid": [3, 4],
+                "maps": [[found, grows]],
+            }
+        )
+    made = {"id": f"test/{i}.jpg", "width": 80, "height": 60, "picture": picture, "labels": [0]}
+    return {**made, "truth": [[20, 10, 60, 50, 0]], "runs": of_runs}
+
+
+def page_of_images(images: int = 6, runs: int = 1, seed: int = 0) -> dict:
+    """Data of a page of images, of which one is gone, and one has no truth."""
+    rng = np.random.default_rng(seed)
+    made = page_of(videos=0, runs=runs, seed=seed)
+    for run in made["runs"]:
+        rows = {name: run["results"]["rows"][name] for name in ("rgb", "shuffled")}
+        of_image = {"rgb": rows["rgb"], "whole image": rows["rgb"], "shuffled": rows["shuffled"]}
+        about = {"dataset": "made up", "supervision": "image labels", "images": 6, "boxes": 6}
+        about |= {
+            "threshold": "0.2 of the maximum",
+            "small": "below 0.5 of the image",
+            "classes": 6,
+            "seeds": [0, 1, 2],
+        }
+        run.update(results={**about, "rows": of_image, "attention": {}}, analysis=None, per_class=None)
+    shown = [image(rng, i, runs) for i in range(images)]
+    shown[1]["picture"] = None
+    shown[5].update(labels=[], truth=None)
+    for run in shown[5]["runs"]:
+        run["verdict"] = None
+    return page.numbers({**made, "iou": 0.5, "images": shown})

@@ -76,7 +76,8 @@ def show(browser, tmp_path):
     contexts, faults = [], Log()
 
     def show(data, where="", width=1280, color="light", server=""):
-        (tmp_path / "index.html").write_text(page.render(data), encoding="utf-8")
+        kind = "images" if "images" in data else "videos"
+        (tmp_path / "index.html").write_text(page.render(data, kind=kind), encoding="utf-8")
         viewport = {"width": width, "height": 900}
         context = browser.new_context(viewport=viewport, color_scheme=color, reduced_motion="reduce")
         contexts.append(context)
@@ -328,14 +329,16 @@ def test_the_address_leads_to_a_video_or_to_the_results(show):
 
 
 @pytest.mark.parametrize(("width", "color"), [(1280, "light"), (400, "dark")])
-def test_accessible_and_not_wider_than_the_window(show, width, color):
+@pytest.mark.parametrize("kind", ["videos", "images"])
+def test_accessible_and_not_wider_than_the_window(show, kind, width, color):
     if not AXE.exists():
         pytest.skip("no axe-core: npm install --no-save axe-core")
-    data = short(runs=2)
-    data["videos"][0]["strip"] = made_up_page.strip()
+    data = short(runs=2) if kind == "videos" else made_up_page.page_of_images(runs=2)
+    if kind == "videos":
+        data["videos"][0]["strip"] = made_up_page.strip()
     tab = show(data, width=width, color=color)
     tab.evaluate(AXE.read_text(encoding="utf-8"))  # the page's policy forbids a <script>
-    for name in ("videos", "results"):
+    for name in (kind, "results"):
         tab.locator(f"#tab-{name}").click()
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         found = tab.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
@@ -345,6 +348,68 @@ def test_accessible_and_not_wider_than_the_window(show, width, color):
             if one["impact"] in ("serious", "critical")
         ]
         assert not serious
+
+
+def entries(tab) -> list[str]:
+    return tab.locator(".shot .name").all_text_contents()
+
+
+def test_images_have_their_map_and_boxes(show):
+    data = made_up_page.page_of_images()
+    tab = show(data)
+    assert entries(tab) == [image["id"] for image in data["images"]]
+    assert tab.locator("#gallery img, .gone").count() == 6 and tab.locator(".gone").count() == 1
+    first = tab.locator(".shot").first
+    stage, true, found = (first.locator(one).bounding_box() for one in (".stage", ".is-true", ".is-found"))
+    for box, expected in ((true, [20, 10, 60, 50]), (found, [0, 0, 40, 40])):  # of 80 x 60
+        got = [box["x"] - stage["x"], box["y"] - stage["y"], box["width"], box["height"]]
+        x0, y0, x1, y1 = (x * stage["width"] / 80 for x in expected)
+        assert got == pytest.approx([x0, y0, x1 - x0, y1 - y0], abs=4)  # the stroke
+    pixels = "one => [...one.getContext('2d').getImageData(0, 0, one.width, one.height).data]"
+    values = np.array(first.locator("canvas").evaluate(pixels)).reshape(3, 4, 4)
+    assert values[0, 0].tolist() == [0, 0, 4, 255] and values[2, 3].tolist() == [252, 255, 164, 255]
+    assert (np.diff(values[..., :3].sum(-1).ravel()) > 0).all()  # brighter where the map is higher
+    tab.locator("#heat").fill("0.2")
+    assert first.locator("canvas").evaluate("one => getComputedStyle(one).opacity") == "0.2"
+    assert first.locator("figcaption").text_content() == "Diving 0.834right"
+
+
+def test_images_are_filtered_by_class_and_verdict(show):
+    data = made_up_page.page_of_images()
+    tab = show(data)
+    assert tab.locator("#count").text_content() == "6 of 6 images · 2 of 5 right"
+    for verdict, text in (("right", "2 of 2 right"), ("class", "0 of 1 right"), ("box", "0 of 2 right")):
+        tab.locator("#filter-verdict").select_option(verdict)
+        chosen = [image["id"] for image in data["images"] if image["runs"][0]["verdict"] == verdict]
+        assert entries(tab) == chosen and text in tab.locator("#count").text_content()
+    tab.locator("#filter-verdict").select_option("wrong")
+    assert len(entries(tab)) == 3
+    tab.locator("#filter-verdict").select_option("")
+    tab.locator("#filter-class").select_option(label=made_up_page.HOSTILE)
+    assert entries(tab) == ["test/2.jpg", "test/5.jpg"]  # found there
+    tab.locator("#map").select_option("true")
+    assert tab.locator(".shot").first.locator("canvas, .is-found").count() == 0  # no map of that class was kept
+    tab.locator("#filter-class").select_option("")
+    tab.locator("#search").fill("nothing is called so")
+    assert entries(tab) == [] and "No image matches" in tab.locator("#count").text_content()
+
+
+def test_images_of_several_runs(show):
+    data = made_up_page.page_of_images(runs=2, images=60)
+    data["elsewhere"] = [["page 2", "index-2.html"]]
+    tab = show(data)
+    assert tab.locator(".shot").count() == 48 and tab.locator(".shot").first.locator("canvas").count() == 2
+    tab.locator("#more").click()
+    assert tab.locator(".shot").count() == 60 and not tab.locator("#more").is_visible()
+    tab.locator("#filter-verdict").select_option("differ")
+    verdicts = [{run["verdict"] for run in image["runs"]} for image in data["images"]]
+    assert len(entries(tab)) == sum(len(of) > 1 for of in verdicts) > 0
+    assert tab.locator("#elsewhere a").get_attribute("href") == "index-2.html"
+    tab.locator("#tab-images").press("ArrowRight")
+    floors = tab.locator("#results .floor th").all_text_contents()
+    assert floors[:2] == ["whole image", "shuffled"] and "6 test images" in tab.locator("#results").text_content()
+    tab.reload()
+    assert tab.locator("#results").is_visible() and not tab.locator("#images").is_visible()
 
 
 def test_chapters_are_read_as_they_were_written(browser, tmp_path):

@@ -17,21 +17,21 @@ def weights(tmp_path_factory):
     return path
 
 
-def files():
-    """12 images: id, file below images/, class from 1, whether it trains."""
-    return [(i, f"{CLASSES[i % 3]}/bird_{i:04d}.jpg", i % 3 + 1, i > 6) for i in range(1, 13)]
+def files(count=12):
+    """Images, of which half train: id, file below images/, class from 1, whether it trains."""
+    return [(i, f"{CLASSES[i % 3]}/bird_{i:04d}.jpg", i % 3 + 1, i > count // 2) for i in range(1, count + 1)]
 
 
-def unpacked(root):
+def unpacked(root, count=12):
     """Image i is 40 + i pixels wide and 30 high and has the box x i, y 2, width 10.5, height 20."""
-    for id, file, _, _ in files():
+    for id, file, _, _ in files(count):
         write(root / "images" / file, picture(40 + id, 30, id))
     texts = {
-        "images": [f"{id} {file}" for id, file, _, _ in files()],
+        "images": [f"{id} {file}" for id, file, _, _ in files(count)],
         "classes": [f"{i} {name}" for i, name in enumerate(CLASSES, 1)],
-        "image_class_labels": [f"{id} {label}" for id, _, label, _ in files()],
-        "train_test_split": [f"{id} {int(train)}" for id, _, _, train in files()],
-        "bounding_boxes": [f"{id} {id}.0 2.0 10.5 20.0" for id, _, _, _ in files()],
+        "image_class_labels": [f"{id} {label}" for id, _, label, _ in files(count)],
+        "train_test_split": [f"{id} {int(train)}" for id, _, _, train in files(count)],
+        "bounding_boxes": [f"{id} {id}.0 2.0 10.5 20.0" for id, _, _, _ in files(count)],
     }
     for name, lines in texts.items():
         (root / f"{name}.txt").write_text("\n".join(lines) + "\n")

@@ -1,19 +1,16 @@
-"""The table of images, what is written beside it, and a run from a folder of images to it."""
+"""The table of images, and detections."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from configs import maan2d
-from tests.image_files import caffe_squeezenet, picture, write
-from wsal_jax import evaluate_images, main, results
+from wsal_jax import evaluate_images
 from wsal_jax.data.pipeline import Dataset
 from wsal_jax.data.store import Store
-from wsal_jax.types import Annotation, InputError, Meta, Scores
+from wsal_jax.types import Annotation, Meta, Scores
 
 N, GRID = 24, (14, 14)
 
@@ -116,35 +113,3 @@ def test_detections_are_in_cocos_form(config):
     x0, y0, x1, y1 = data.annotations[0].boxes[0]
     np.testing.assert_allclose(first["bbox"], [x0, y0, x1 - x0, y1 - y0], atol=2.5)
     assert len(content["annotations"]) == N and 0 < first["score"] <= 0.66
-
-
-def test_a_run_from_a_folder_of_images_to_its_table(tmp_path):
-    root = tmp_path / "data"
-    lines = ["split,file,class,xmin,ymin,xmax,ymax"]
-    for split, count in (("train", 8), ("test", 4)):
-        for i in range(count):
-            label = ("cat", "dog")[i % 2]
-            write(root / split / label / f"{i}.png", picture(40, 30, i))
-            lines.append(f"{split},{label}/{i}.png,{label},{i},5,{i + 15},20")
-    (root / "boxes.csv").write_text("\n".join(lines))
-    caffe_squeezenet(tmp_path / "w.npz")
-    config = maan2d.get_config("backbone=squeezenet,pool=4")
-    config.data.update(root=str(root), dir=str(tmp_path / "built"))
-    config.data.reader.weights = str(tmp_path / "w.npz")
-    config.seeds, config.steps, config.log_every, config.batch_size = 2, 3, 3, 8
-    config.evaluation.levels, config.evaluation.bootstrap, config.plots = 3, 10, 2
-    config.localize.normalize = "range"
-    with pytest.raises(InputError, match="give max or minmax"):
-        main.run(config, str(tmp_path / "run"))
-    config.localize.normalize = "max"
-    text = main.run(config, str(tmp_path / "run"))
-    for row in ("rgb", "whole image", "centred square", "mean training box", "shuffled"):
-        assert f"\n{row} " in text
-    assert "images 4" in text and "GT-known, small" in text
-    content = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert len(content["rows"]["rgb"]["GT-known"]["values"]) == 2
-    assert results.final_row(content["rows"]) == "rgb"
-    assert Image.open(tmp_path / "run" / "plots" / "images.png").size[1] > 400
-    found = json.loads((tmp_path / "run" / "detections.json").read_text())
-    assert {x["file_name"] for x in found["images"]} == {f"test/{x}.png" for x in ("cat/0", "dog/1", "cat/2", "dog/3")}
-    assert (tmp_path / "run" / "detections_seed1.json").exists()

@@ -10,6 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.search import common
+from tests.test_evaluate_images import made
 from wsal_jax import evaluate, heldout, methods, metrics, options, plot_study, sharding, study, train, tune
 from wsal_jax.data import pipeline
 from wsal_jax.types import Annotation, InputError, Scores
@@ -306,7 +307,7 @@ def test_spaces_that_cannot_work_are_refused(config, search, tmp_path, values, m
 
 
 @pytest.mark.parametrize("dataset", ["synthetic_untrimmed/thumos", "feature_folder,preset=composed", "thumos14"])
-@pytest.mark.parametrize("name", sorted({*methods.names()} - {"maan2d"}))  # images cannot be tuned yet
+@pytest.mark.parametrize("name", sorted({*methods.names()} - {"maan2d"}))  # of images, below
 def test_every_method_has_a_space_with_its_own_values(name, dataset):
     path, switches = options.find(f"{name}:dataset={dataset}")
     config = runpy.run_path(str(path))["get_config"](switches)
@@ -317,6 +318,26 @@ def test_every_method_has_a_space_with_its_own_values(name, dataset):
         assert own in values if isinstance(values, list) else values["low"] <= own <= values["high"]
     first = {option: values[0] if isinstance(values, list) else values["low"] for option, values in space.items()}
     assert isinstance(tune.apply(config, first), ConfigDict)
+
+
+def test_images_are_tuned_by_their_classes():
+    """Boxes of training images are not looked at."""
+    path, switches = options.find("maan2d:aggregator=mean")
+    config = runpy.run_path(str(path))["get_config"](switches)
+    space = tune.read_search(tune.find_search("maan2d"), config)
+    assert {"steps", "method.dropout", "optimizer.learning_rate.init_value"} <= set(space)
+    assert "num_snippets" not in space
+    chosen = tune.apply(config, {"steps": 800, "optimizer.learning_rate.init_value": 3e-3})
+    assert chosen.optimizer.learning_rate.to_dict() == {
+        "name": "cosine_decay_schedule",
+        "init_value": 3e-3,
+        "decay_steps": 800,
+    }
+    images = made().data
+    folds = heldout.make_folds(images, 2, 0)
+    assert heldout.choose_measure(folds, "auto") == heldout.choose_measure(folds, "labels") == "labels"
+    with pytest.raises(InputError, match=r"'segments'.*take 'labels'"):
+        heldout.choose_measure(folds, "segments")
 
 
 def test_the_search_is_found_by_name_and_misspelt_names_are_told():

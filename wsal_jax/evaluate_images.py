@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from wsal_jax import boxes as geometry
-from wsal_jax import localize, results
+from wsal_jax import localize, record, results
 from wsal_jax.boxes import Case, Hits
 from wsal_jax.data import pipeline
 from wsal_jax.method import options_of
@@ -188,13 +188,13 @@ def attend(scores: dict[str, list[Scores]]) -> Table:
 def report(
     scores: dict[str, list[list[Scores]]], data: dict[str, pipeline.Dataset], config: ConfigDict, workdir: Path
 ) -> Results:
-    """Finds boxes and measures, and writes detections*.json, a page of pictures and results.json to `workdir`.
+    """Finds boxes and measures, and writes detections*.json, results.json, data.json, pictures and the report.
 
     Args:
       scores: of the test images, by model, then seed, then image.
       data: both splits.
       config: the whole config.
-      workdir: of the run.
+      workdir: where all goes.
     """
     test, mean = data["test"], mean_box(data["train"])
     seeds = list(range(config.seed, config.seed + config.seeds))
@@ -218,14 +218,23 @@ def report(
         found = [find(x, meta, options) for x, meta in zip(of_models[final], test.metas)]
         name = "detections.json" if i == 0 else f"detections_seed{seed}.json"
         (workdir / name).write_text(json.dumps(to_json(found, test.metas, test.class_names)))
-        if i == 0 and config.plots:
-            draw(of_models, found, test, config, workdir / "plots")
+        if i == 0:
+            record.write(workdir, test, config)
+            if config.report:
+                record.write_scores(workdir, of_models)
+            if config.plots:
+                draw(of_models, found, test, config, workdir / "plots")
         if labels:
             tables.append(measure(of_models, test, mean, config, seed))
             attention.append(attend(of_models))
     measured = Results(about, results.summarise(tables), results.summarise(attention))
     if tables:
         (workdir / "results.json").write_text(json.dumps(results.to_json(measured), indent=1))
+    if config.report:
+        from wsal_jax import report_images as page  # which needs this module
+
+        run = page.read(workdir)
+        page.write([run], workdir / "report" / "index.html", page.pictures([run], None))
     return measured
 
 

@@ -98,6 +98,10 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     formats = parse_formats(args.format)
     kept = record.read(args.run)
+    if kept.metas and kept.metas[0].grid:
+        raise InputError(
+            f"{args.run} is a run of images: its detections.json is in COCO's form, which other tools read"
+        )
     found = submissions.read(args.run / "detections.json")
     ids = {id.strip() for id in args.ids.split(",") if id.strip()}
     if unknown := sorted(ids - {meta.id for meta in kept.metas}):

@@ -76,12 +76,14 @@ def with_segments(data: pipeline.Dataset) -> Int[np.ndarray, " k"]:
 def choose_measure(folds: Sequence[Fold], wanted: str) -> str:
     """What can be measured in every fold, or what is wanted: a key of `SUPERVISION`; "auto" is segments if possible.
 
+    Of images it is always labels, also where training images have boxes.
+
     Raises:
-      InputError: segments are wanted and a fold has none, or something else is wanted.
+      InputError: segments are wanted and a fold has none or is of images, or something else is wanted.
     """
     if wanted not in ("auto", *SUPERVISION):
         raise InputError(f"the measure {wanted!r}: there are auto, {', '.join(SUPERVISION)}")
-    there = all(len(with_segments(fold.held_out)) for fold in folds)
+    there = all(len(with_segments(fold.held_out)) and not fold.held_out.metas[0].grid for fold in folds)
     if wanted == "segments" and not there:
         raise InputError("the measure 'segments': the held-out videos of a fold have none; take 'labels' or 'auto'")
     return wanted if wanted != "auto" else ("segments" if there else "labels")

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -56,7 +56,8 @@ class Run(NamedTuple):
     methods: dict[str, Method]
     """Of each model."""
     data: dict[str, Any]
-    """Of data.json (see `wsal_jax.record`): "classes"; "streams", their dimensions; "grid"; "extraction"."""
+    """Of data.json (see `wsal_jax.record`): "classes"; "streams", their dimensions; "grid"; "extraction"; and "map",
+    rows and columns of an image's map, None for videos."""
 
     @property
     def streams(self) -> list[str]:
@@ -76,19 +77,21 @@ def load(folder: str | os.PathLike) -> Run:
     path, again = folder / "data.json", "call the command of the run once more, which trains nothing and writes it"
     try:
         data = json.loads(path.read_text())
-        made = data["extraction"]
+        made, image_map = data["extraction"], data["videos"][0].get("grid")
+        of_images = ("network", "pixels", "weights_sha256")
         described = {
             "classes": [str(name) for name in data["classes"]],
             "streams": {stream: int(dim) for stream, dim in data["dims"].items()},
             "grid": {name: None if data["grid"] is None else data["grid"][name] for name in record.GRID},
-            "extraction": made and {name: made[name] for name in sidecar.EXTRACTION},
+            "extraction": made and {name: made[name] for name in (of_images if image_map else sidecar.EXTRACTION)},
+            "map": image_map and (int(image_map[0]), int(image_map[1])),
         }
         run = Run(folder, trained, methods, described)
         if missing := set(run.streams) - set(described["streams"]):
             raise KeyError(*missing)
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing, as the run is of an older version: {again}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(f"{path} is damaged ({error!r:.300}): {again} anew") from error
     return run
 
@@ -120,9 +123,8 @@ def score(run: Run, features: Features) -> dict[str, list[Scores]]:
         if stream not in features:
             raise InputError(f"there are no {stream} features, and the run needs {' and '.join(run.streams)}")
         if (dim := features[stream].shape[1]) != dims[stream]:
-            maker = (
-                run.data["extraction"]["extractor"].get("name") if run.data["extraction"] else "an unknown extractor"
-            )
+            made = run.data["extraction"] or {}
+            maker = made.get("network") or made.get("extractor", {}).get("name", "an unknown extractor")
             trained = f"the run was trained on {dims[stream]} dimensions, of {maker}"
             raise InputError(f"{stream} features have {dim} dimensions, and {trained}: extract them alike")
     lengths = {stream: len(features[stream]) for stream in run.streams}
@@ -186,9 +188,10 @@ def meta_of(id: str, length: int, info: Mapping[str, Any], grid: Mapping[str, An
 
 
 class Localizer:
-    """A trained run that finds actions in new videos; its files are read once.
+    """A trained run that finds actions in new videos, or objects in new images; its files are read once.
 
-    Calls are independent of each other, and write nothing.
+    Calls are independent of each other, and write nothing. Of a run of images, `localizer_images.Object`s take
+    the place of segments.
     """
 
     def __init__(self, run: Run, weights: dict[str, str] | None = None):
@@ -213,13 +216,24 @@ class Localizer:
         made, options = make_extractor(self.run, self._weights)
         return made, options, features.make_run(made, options.batch)
 
+    @cached_property
+    def _images(self) -> Callable[[Any], Features]:
+        from wsal_jax import localizer_images
+
+        return localizer_images.make_extractor(self.run, (self._weights or {}).get("rgb", ""))
+
     def extract(self, video: str | os.PathLike) -> tuple[Features, Meta]:
-        """The features of a video file, made as those of the run were, and what turns its snippets into seconds.
+        """The features of a video or image file, made as those of the run were, and what places its snippets.
 
         Raises:
-          InputError: the file is no video that can be used, or the run does not know its extractor.
+          InputError: the file is no video or image that can be used, or the run does not know its extractor.
         """
         path = Path(video)
+        if self.run.data["map"]:
+            from wsal_jax import localizer_images
+
+            picture, meta = localizer_images.open_image(self.run, path)
+            return self._images(picture), meta
         values, info = features.extract_video(path, *self._extractor)
         for line in features.warnings(info):
             warnings.warn(f"{path}: {line}", stacklevel=3)
@@ -229,16 +243,26 @@ class Localizer:
         """The scores of every seed, by model, of features [n d] by stream."""
         return score(self.run, features)
 
-    def localize(self, features: Features, meta: Meta | None = None) -> list[Segment]:
-        """The segments of a video, by their start, from its features [n d] by stream.
+    def localize(self, features: Features, meta: Meta | None = None) -> list[Any]:
+        """The segments of a video, by their start, or the objects of an image, the best first, from features [n d] by
+        stream.
 
-        Without `meta`, the snippets are placed in time as those of the run's data.
+        Without `meta`, the snippets are placed in time as those of the run's data; of an image it must be given.
+
+        Raises:
+          InputError: see the function `score`; or the size of an image is not known.
         """
         scores = self.score(features)
+        if self.run.data["map"]:
+            from wsal_jax import localizer_images
+
+            if meta is None or meta.size is None:
+                raise InputError("the size of the image is not known: give `meta`, as `extract` returns it")
+            return localizer_images.objects(localizer_images.localize(self.run, scores, meta)[1], self.classes)
         if meta is None:
             meta = meta_of("features", len(features[self.run.streams[0]]), {}, self.run.data["grid"])
         return segments(localize(self.run, scores, meta)[1], self.classes)
 
-    def __call__(self, video: str | os.PathLike) -> list[Segment]:
-        """The segments of a video file, by their start; all of them, however low their score."""
+    def __call__(self, video: str | os.PathLike) -> list[Any]:
+        """What `localize` finds in a video or image file; all of it, however low its score."""
         return self.localize(*self.extract(video))

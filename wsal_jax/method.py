@@ -57,6 +57,9 @@ class Phase(NamedTuple):
     tracks: tuple[str, ...] = ()
     """Groups whose values the loss replaces without a gradient: running statistics, teachers. A new value must be the
     same for the whole batch: from the parameters alone or by `jax.lax.pmean(..., BATCH)`. JAX rejects any other."""
+    rates: tuple[tuple[str, float], ...] = ()
+    """Groups that learn slower or faster than the others, and by how much: what the optimizer would add to them (weight
+    decay included) is multiplied by it."""
 
 
 def accept(data: "Dataset") -> None:

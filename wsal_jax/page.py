@@ -13,7 +13,8 @@ The page's data is a dict; k classes of a video have curves, all times are secon
                  "runs": [{"found": [[start, end, class, score]], "scores": `curves` or None} or None, one a run]}],
      "elsewhere": [[video, file of the page that has it]]}
 
-Users' names are data: they reach the page as JSON, and its script sets them as text.
+`wsal_jax.report_images` says what the data of a page of images are. Users' names are data: they reach the page as JSON,
+and its script sets them as text.
 """
 
 import base64
@@ -31,6 +32,7 @@ from wsal_jax.types import Scores
 
 MODULES = (
     "dom.js",
+    "frame.js",
     "data.js",
     "player.js",
     "timeline.js",
@@ -42,7 +44,16 @@ MODULES = (
     "results.js",
     "main.js",
 )
-"""In the order in which they need each other."""
+"""Of a page of videos, in the order in which they need each other."""
+
+IMAGE_MODULES = ("dom.js", "frame.js", "data.js", "cards.js", "errors.js", "results.js", "heat.js", "gallery.js")
+"""Of a page of images."""
+
+KINDS = {
+    "videos": ("index.html", ("style.css",), MODULES),
+    "images": ("images.html", ("style.css", "images.css"), IMAGE_MODULES),
+}
+"""The document, styles and modules of each kind of page."""
 
 POLICY = (
     "default-src 'none'; img-src data:; media-src 'self' file: data: blob:; style-src 'sha256-{style}'; "
@@ -51,15 +62,16 @@ POLICY = (
 """What the browser lets the page do: run its own script and show its own pictures, and play videos beside it."""
 
 
-def render(page: Mapping[str, Any], videos: Sequence[str] | None = None) -> str:
-    """The HTML of a page; `videos` are its videos where they are JSON already."""
+def render(page: Mapping[str, Any], shown: Sequence[str] | None = None, kind: str = "videos") -> str:
+    """The HTML of a page of a kind of `KINDS`; `shown` are its videos or images where they are JSON already."""
     there = resources.files("wsal_jax.web")  # an installed one has __pycache__ in it, too
-    files = {name: (there / name).read_text(encoding="utf-8") for name in ("index.html", "style.css", *MODULES)}
-    style, script = files["style.css"], joined([files[name] for name in MODULES])
+    document, styles, modules = KINDS[kind]
+    files = {name: (there / name).read_text(encoding="utf-8") for name in (document, *styles, *modules)}
+    style, script = "\n".join(files[name] for name in styles), joined([files[name] for name in modules])
     policy = POLICY.format(style=_digest(style), script=_digest(script))
     data = json.dumps(page, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    if videos is not None:
-        data = f'{data[:-1]},"videos":[{",".join(videos)}]}}'
+    if shown is not None:
+        data = f'{data[:-1]},"{kind}":[{",".join(shown)}]}}'
     parts = {
         "policy": policy,
         "title": html.escape(page["title"]),
@@ -68,7 +80,7 @@ def render(page: Mapping[str, Any], videos: Sequence[str] | None = None) -> str:
         "data": data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"),
         "script": script,
     }
-    text = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], files["index.html"])
+    text = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], files[document])
     return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair in a name
 
 

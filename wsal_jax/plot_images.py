@@ -7,18 +7,22 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib import colormaps, get_data_path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from PIL import Image, ImageDraw, ImageFont
 
 from wsal_jax.data.images import MAX_PIXELS, open_image
 from wsal_jax.localize import upscale
 from wsal_jax.plot import COLOR_TRUE, COLORS_MODELS
+from wsal_jax.text import cut
 from wsal_jax.types import Annotation, Boxes, Meta
 
 SIDE, TOP, GAP = 2.2, 0.5, 0.3  # inches
 PIXELS = 320
 """The longer side of an image on the page."""
+OVERLAY = (320, 1024)
 
 
 class Row(NamedTuple):
@@ -61,6 +65,28 @@ def draw(path: str | os.PathLike, rows: Sequence[Row], class_names: Sequence[str
     ]
     figure.legend(handles=handles, ncols=2, loc="upper left", frameon=False, fontsize=9)
     figure.savefig(path)
+
+
+def overlay(
+    picture: Image.Image, values: Float[np.ndarray, "h w"], found: Boxes, class_names: Sequence[str]
+) -> Image.Image:
+    """A picture under a map, with the outlines of what was found; `OVERLAY` says how long its longer side may be."""
+    scale = np.clip(max(picture.size), *OVERLAY) / max(picture.size)
+    width, height = (max(1, round(n * scale)) for n in picture.size)
+    big = upscale(np.nan_to_num(values), height, width)
+    low, high = min(0.0, big.min()), max(0.0, big.max())
+    heat = Image.fromarray(np.uint8(255 * colormaps["inferno"]((big - low) / max(high - low, 1e-12))[..., :3]))
+    result = Image.blend(picture.resize((width, height)), heat, 0.5)
+    pen = ImageDraw.Draw(result)
+    line = max(2, round(max(result.size) / 200))
+    font = ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 7 * line)
+    for box, label, score in sorted(zip(found.boxes * scale, found.labels, found.scores), key=lambda one: one[2]):
+        pen.rectangle([*box], outline=COLORS_MODELS[0], width=line)
+        text = f"{cut(class_names[label], 40)} {score:.2f}"
+        at = (box[0] + 2 * line, box[1] + 2 * line)
+        pen.rectangle(pen.textbbox(at, text, font), fill=(0, 0, 0))
+        pen.text(at, text, (255, 255, 255), font)
+    return result
 
 
 def _read(row: Row) -> np.ndarray:

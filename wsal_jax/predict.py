@@ -15,7 +15,7 @@ refused.
 mean of its seeds, and of "fused"; and `video.json`, the file and what turns snippets into seconds. Beside them,
 `RUN/predictions/index.html` is a page of the videos of this call (see `wsal_jax.report`), unless the run was trained
 with `--config.report=False`. A video that cannot be used is told of, and the others go on; then the exit status is 1.
-`wsal_jax.localizer` says how seeds are fused.
+`wsal_jax.localizer` says how seeds are fused. A run of images finds objects in images: see `wsal_jax.predict_images`.
 """
 
 import argparse
@@ -169,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m wsal_jax.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("videos", nargs="*", metavar="VIDEOS", help="files, folders, globs")
+    add("videos", nargs="*", metavar="VIDEOS", help="files, folders, globs; images, for a run of images")
     add("--run", type=Path, required=True, help="the --workdir of a finished run of wsal_jax.main")
     add("--threshold", type=float, default=0.0, help="the least score that is shown")
     add("--weights", action="append", default=[], metavar="STREAM=FILE", help="for i3d, once for each stream")
@@ -179,11 +179,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("give videos, or --features FOLDER")
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every step it takes
     try:
-        run = localizer.load(args.run)
+        run, weights = localizer.load(args.run), dict(map(extract.pair, args.weights))
+        if run.data["map"]:
+            from wsal_jax import predict_images  # which needs Matplotlib
+
+            if args.features:
+                raise InputError(f"{args.run} is a run of images: give images instead of --features")
+            raise SystemExit(predict_images.predict(run, args.videos, args.threshold, weights.get("rgb", "")))
         if args.features:
             videos = from_features(run, args.features)
         else:
-            videos = from_videos(run, args.videos, dict(map(extract.pair, args.weights)))
+            videos = from_videos(run, args.videos, weights)
         status = predict(run, videos, args.threshold)
     except (InputError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -9,6 +9,9 @@
      "videos": [{"id", "length", "fps", "stride", "offset", "duration", "ambiguous": [[start, end]],
                  "annotations": [{"segment", "label"}], or null where the truth is not known}]}
 
+A run of images has for each the "grid" of its map and its "size" in pixels, too, and "labels", its classes; a box of an
+annotation is "box", x0, y0, x1, y1 in pixels.
+
 `scores.npz` has of each model, for the first seed and all test videos one after the other, `<model>/cas` [total c],
 `<model>/attention` [total], `<model>/video_score` [videos c] and, of methods that have one, `<model>/class_attention`
 [total c], as float16. The fused scores follow from them.
@@ -18,6 +21,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,14 +51,18 @@ class Record(NamedTuple):
 def write(folder: Path, data: Any, config: ConfigDict) -> None:
     """Writes data.json; `data` are the test videos, a `pipeline.Dataset`; `config` is the whole one."""
     videos = []
-    for meta, annotation, counts in zip(data.metas, data.annotations, data.counts):
+    for meta, annotation, labels, counts in zip(data.metas, data.annotations, data.labels, data.counts):
         known = bool((counts >= 0).all())
         segments = [
             {"segment": segment.tolist(), "label": data.class_names[label]}
             for segment, label in zip(annotation.segments, annotation.labels)
         ]
-        ambiguous = annotation.ambiguous.tolist()
-        videos.append({**meta._asdict(), "annotations": segments if known else None, "ambiguous": ambiguous})
+        video = {**meta._asdict(), "annotations": segments if known else None}
+        if meta.grid:
+            for one, box in zip(segments, annotation.boxes):
+                one["box"] = box.tolist()
+            video["labels"] = [data.class_names[label] for label in np.flatnonzero(labels > 0)]
+        videos.append({**video, "ambiguous": annotation.ambiguous.tolist()})
     grids = {tuple(getattr(meta, name) for name in GRID) for meta in data.metas}
     content = {
         "version": VERSION,
@@ -112,7 +120,7 @@ def read(folder: Path) -> Record:
             raise FolderError(folder, [f"data.json has version {content['version']}: this program reads {VERSION}"])
         index = {name: i for i, name in enumerate(content["classes"])}
         metas = [
-            Meta(one["id"], int(one["length"]), *(float(one[name]) for name in (*GRID, "duration")))
+            Meta(one["id"], int(one["length"]), *(float(one[name]) for name in (*GRID, "duration")), *_image(one))
             for one in content["videos"]
         ]
         annotations = [_annotation(one, index) for one in content["videos"]]
@@ -123,6 +131,17 @@ def read(folder: Path) -> Record:
     return Record(content, content["classes"], metas, annotations)
 
 
+def _image(video: dict[str, Any]) -> list[tuple[int, int] | None]:
+    """Grid and size; None of a video."""
+    pairs = [video.get(name) for name in ("grid", "size")]
+    return [None if pair is None else (int(pair[0]), int(pair[1])) for pair in pairs]
+
+
+def locations(meta: Meta) -> int:
+    """How many values a map or sequence of scores has: an image's are on its grid, whatever its features."""
+    return prod(meta.grid) if meta.grid else meta.length
+
+
 def _annotation(video: dict[str, Any], index: dict[str, int]) -> Annotation | None:
     if video["annotations"] is None:
         return None
@@ -130,6 +149,9 @@ def _annotation(video: dict[str, Any], index: dict[str, int]) -> Annotation | No
         segments=np.array([one["segment"] for one in video["annotations"]], np.float64).reshape(-1, 2),
         labels=np.array([index[one["label"]] for one in video["annotations"]], int),
         ambiguous=np.array(video["ambiguous"], np.float64).reshape(-1, 2),
+        boxes=np.array([one["box"] for one in video["annotations"]], np.float64).reshape(-1, 4)
+        if video.get("grid")
+        else None,
     )
 
 
@@ -142,7 +164,7 @@ def read_scores(folder: Path, record: Record) -> dict[str, list[Scores]]:
     path = folder / "scores.npz"
     if not path.exists():
         return {}
-    ends = np.cumsum([meta.length for meta in record.metas])
+    ends = np.cumsum([locations(meta) for meta in record.metas])
     scores: dict[str, list[Scores]] = {}
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -51,7 +51,9 @@ def read(folder: Path) -> Run:
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder: give that of a run (--workdir of its training)")
     kept = record.read(folder)
-    config = _read(folder / "config.json")
+    if is_of_images(kept):
+        raise InputError(f"{folder} is a run of images: its detections.json is in COCO's form, and its page shows them")
+    config = read_object(folder / "config.json")
     index = {name: i for i, name in enumerate(kept.classes)}
     found = {}
     for id, of in submissions.read(folder / "detections.json").items():
@@ -63,7 +65,12 @@ def read(folder: Path) -> Run:
     return Run(folder, config, kept, found, record.read_scores(folder, kept))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def is_of_images(kept: Record) -> bool:
+    """Whether a run is of images, and not of videos."""
+    return bool(kept.metas and kept.metas[0].grid)
+
+
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is no such file."""
     problems = Problems()
     content = read_json(path, problems) if path.exists() else {}
@@ -75,6 +82,21 @@ def _read(path: Path) -> dict[str, Any]:
 # ---- what the page says of a run
 
 
+def facts(folder: Path, kept: Record, config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The entry of a run in the page's "runs", before anything is measured."""
+    return {
+        "name": name,
+        "folder": str(folder),
+        "command": kept.data.get("command"),
+        "config": [[key, _text(value)] for key, value in _flat(config)],
+        "results": read_object(folder / "results.json") or None,
+        "curves": curves(folder),
+        "analysis": None,
+        "per_class": None,
+        "true_segments": {},
+    }
+
+
 def about_run(run: Run, name: str) -> dict[str, Any]:
     """The entry of a run in the page's "runs"."""
     kept = run.record
@@ -83,17 +105,7 @@ def about_run(run: Run, name: str) -> dict[str, Any]:
     found = {id: run.found[id] for id in known if id in run.found}
     durations = {meta.id: meta.duration for meta in kept.metas}
     buckets = "thumos14" if any("video_test_" in id for id in known) else "activitynet"
-    about: dict[str, Any] = {
-        "name": name,
-        "folder": str(run.folder),
-        "command": kept.data.get("command"),
-        "config": [[key, _text(value)] for key, value in _flat(run.config)],
-        "results": _read(run.folder / "results.json") or None,
-        "curves": curves(run.folder),
-        "analysis": None,
-        "per_class": None,
-        "true_segments": {},
-    }
+    about = facts(run.folder, kept, run.config, name)
     if some:
         c, protocol, iou = len(kept.classes), _protocol(run), np.array([middle(_ious(run))])
         errors = analyse.analyse(found, known, c, iou=float(iou[0]), durations=durations, buckets=buckets)
@@ -273,20 +285,45 @@ def write(
         size += len(text)
         parts[-1].append(text)
         where[id] = len(parts) - 1
-    files = [out if i == 0 else out.with_name(f"{out.stem}-{i + 1}{out.suffix}") for i in range(len(parts))]
     ious = _ious(runs[0])
     common = {
-        "title": " against ".join(names),
-        "made": f"Written by wsal_jax {metadata.version('wsal_jax')} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
+        **heading(names),
         "classes": list(classes),
         "ious": sorted({*ious, 0.5}),
         "iou": middle([*ious, 0.5]),
         "runs": [about_run(run, name) for run, name in zip(runs, names)],
     }
+    return write_parts(common, parts, out, "videos", where)
+
+
+def heading(names: Sequence[str]) -> dict[str, Any]:
+    """What a page is called, and by what and when it was made."""
+    made = f"Written by wsal_jax {metadata.version('wsal_jax')} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC."
+    return {"title": " against ".join(names), "made": made}
+
+
+def write_parts(
+    common: Mapping[str, Any],
+    parts: Sequence[Sequence[str]],
+    out: Path,
+    kind: str,
+    where: Mapping[str, int] | None = None,
+) -> list[Path]:
+    """Writes a page for each part, which link to each other; returns their paths.
+
+    Args:
+      common: the data of all pages.
+      parts: the videos or images of each, as JSON.
+      out: the first page; see `write`.
+      kind: "videos" or "images".
+      where: the page of each video, to be listed elsewhere; without, the pages are.
+    """
+    files = [out if i == 0 else out.with_name(f"{out.stem}-{i + 1}{out.suffix}") for i in range(len(parts))]
+    where = {f"page {i + 1}": i for i in range(len(parts))} if where is None else where
     out.parent.mkdir(parents=True, exist_ok=True)
     for i, (file, texts) in enumerate(zip(files, parts)):
         elsewhere = [[id, files[at].name] for id, at in where.items() if at != i]
-        html = page.render(page.numbers({**common, "elsewhere": elsewhere}), texts)
+        html = page.render(page.numbers({**common, "elsewhere": elsewhere}), texts, kind)
         aside = file.with_name(f"{file.name}.new")
         aside.write_text(html, encoding="utf-8")
         aside.replace(file)
@@ -312,7 +349,8 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run (--workdir of its training)")
     add("--out", type=Path, metavar="FILE", help="default: report/index.html, of several runs report/compare.html")
-    add("--videos", type=Path, metavar="FOLDER", help="with video files called by id; their film strips are embedded")
+    videos = "with video files called by id; their film strips are embedded (of images: where they are now)"
+    add("--videos", type=Path, metavar="FOLDER", help=videos)
     add("--embed", action="store_true", help="put the video files into the page too")
     add("--ids", default="", metavar="ID,ID,...", help="the videos to show (default: all)")
     return result
@@ -323,10 +361,17 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("--embed puts video files into the page: say with --videos FOLDER where they are")
     if args.out and args.out.is_dir():
         raise InputError(f"--out {args.out}: is a folder; give the name of a file, such as {args.out / 'index.html'}")
-    runs = [read(folder) for folder in args.runs]
-    out = args.out or args.runs[0] / "report" / ("index.html" if len(runs) == 1 else "compare.html")
+    out = args.out or args.runs[0] / "report" / ("index.html" if len(args.runs) == 1 else "compare.html")
     ids = list(dict.fromkeys(id.strip() for id in args.ids.split(",") if id.strip()))
-    files = write(runs, out, args.videos, args.embed, ids)
+    images = [folder.is_dir() and is_of_images(record.read(folder)) for folder in args.runs]
+    if all(images):
+        from wsal_jax import report_images  # which needs this module
+
+        of_images = [report_images.read(folder) for folder in args.runs]
+        files = report_images.write(of_images, out, report_images.pictures(of_images, args.videos), ids)
+    else:
+        runs = [read(folder) for folder in args.runs]
+        files = write(runs, out, args.videos, args.embed, ids)
     size = sum(file.stat().st_size for file in files) / 1e6
     pages = f", in {count(len(files), 'page')}" if len(files) > 1 else ""
     print(f"written: {files[0]} ({size:.1f} MB{pages})")

@@ -150,6 +150,8 @@ def update(
     (loss, (metrics, tracked)), gradients = jax.value_and_grad(batch_loss, has_aux=True)(trained)
     finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves((loss, gradients))]).all()
     updates, opt_state = optimizer.update(gradients, opt_state, trained)
+    for group, rate in phase.rates:
+        updates = {**updates, group: optax.tree.scale(rate, updates[group])}
     params = {**params, **optax.apply_updates(trained, updates), **tracked}
     return params, opt_state, metrics, jnp.where(finite, loss, jnp.nan)
 

@@ -1,7 +1,9 @@
 """The networks that turn an image into a grid of features, by name."""
 
+import hashlib
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -43,9 +45,8 @@ NETWORKS = {
 }
 
 
-@lru_cache(maxsize=1)
-def extractor(name: str, weights: str) -> Callable[[UInt8[np.ndarray, "s s 3"]], Float[np.ndarray, "n d"]]:
-    """A function from an RGB image to the float16 features of its locations, row by row.
+def load(name: str, weights: str) -> dict[str, Any]:
+    """The parameters of a network.
 
     Args:
       name: of `NETWORKS`.
@@ -58,8 +59,23 @@ def extractor(name: str, weights: str) -> Callable[[UInt8[np.ndarray, "s s 3"]],
         raise InputError(f"config.data.reader.backbone={name!r}: there are {', '.join(NETWORKS)}")
     if not weights and name != "efficientnet_lite0":
         raise InputError(f"config.data.reader.weights: give the file of the weights of {name}; see docs/images.md")
+    return NETWORKS[name].load(weights or None)
+
+
+def digest(name: str, weights: str) -> str:
+    """The sha256 of a network's weights; "" where there are none."""
+    path = Path(weights) if weights or name != "efficientnet_lite0" else efficientnet_lite0.weights_file()
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+@lru_cache(maxsize=1)
+def extractor(name: str, weights: str) -> Callable[[UInt8[np.ndarray, "s s 3"]], Float[np.ndarray, "n d"]]:
+    """A function from an RGB image to the float16 features of its locations, row by row.
+
+    Arguments and errors are those of `load`.
+    """
+    params = jax.device_put(load(name, weights))
     network = NETWORKS[name]
-    params = jax.device_put(network.load(weights or None))
     apply = jax.jit(lambda params, image: network.apply(params, network.normalize(image.astype(np.float32))[None])[0])
 
     def extract(image):

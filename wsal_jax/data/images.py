@@ -91,10 +91,15 @@ def squared(image: Image.Image, side: int) -> UInt8[np.ndarray, "s s 3"]:
     return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
 
 
+def rows(image: Image.Image) -> Float[np.ndarray, "s 3*s"]:
+    """The pixels of the square, from 0 to 255 in float16, which holds them exactly: a row of it is a snippet."""
+    return squared(image, networks.SIDE).reshape(networks.SIDE, -1).astype(np.float16)
+
+
 def extract(
-    root: Path, path: Path, backbone: str, weights: str, max_pixels: int
+    root: Path, path: Path, backbone: str, weights: str, max_pixels: int, pixels: bool = False
 ) -> dict[str, Float[np.ndarray, "n d"]]:
-    """The features of one image, by stream.
+    """The features of one image, by stream; with `pixels`, its `rows`.
 
     Raises:
       FolderError: the image changed since it was checked.
@@ -103,6 +108,8 @@ def extract(
         image = open_image(root / path, max_pixels)
     except ValueError as error:
         raise FolderError(root, [f"{path.as_posix()}: {error}"]) from error
+    if pixels:
+        return {STREAM: rows(image)}
     return {STREAM: networks.extractor(backbone, weights)(squared(image, networks.SIDE))}
 
 
@@ -142,6 +149,7 @@ class ImageBuilder(FolderBuilder, skip_registration=True):  # type: ignore[call-
         backbone: str = "efficientnet_lite0",
         weights: str = "",
         max_pixels: int = MAX_PIXELS,
+        pixels: bool = False,
         **kwargs: Any,
     ):
         """Makes the builder.
@@ -151,6 +159,7 @@ class ImageBuilder(FolderBuilder, skip_registration=True):  # type: ignore[call-
           backbone: of `backbones.images.NETWORKS`.
           weights: its file.
           max_pixels: images with more are refused.
+          pixels: keep the picture itself, for a method that trains the network; its rows are the snippets.
           **kwargs: `chosen`, more options on which the data depend, and TFDS's own.
 
         Raises:
@@ -159,10 +168,11 @@ class ImageBuilder(FolderBuilder, skip_registration=True):  # type: ignore[call-
         """
         if backbone not in networks.NETWORKS:
             raise InputError(f"config.data.reader.backbone={backbone!r}: there are {', '.join(networks.NETWORKS)}")
-        self.backbone, self.weights, self.max_pixels = backbone, str(weights), max_pixels
+        self.backbone, self.weights, self.max_pixels, self.pixels = backbone, str(weights), max_pixels, pixels
         digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest() if weights and Path(weights).is_file() else ""
-        chosen = (backbone, digest, networks.SIDE, max_pixels, *kwargs.pop("chosen", ()))
-        super().__init__(root=Path(root), prefix=f"{backbone}-", chosen=chosen, **kwargs)
+        made = ("pixels", backbone) if pixels else (backbone, digest)
+        chosen = (*made, networks.SIDE, max_pixels, *kwargs.pop("chosen", ()))
+        super().__init__(root=Path(root), prefix="-".join((*made[: 1 + pixels], "")), chosen=chosen, **kwargs)
 
     @abstractmethod
     def _list(self, problems: Problems) -> Listing:
@@ -187,9 +197,12 @@ class ImageBuilder(FolderBuilder, skip_registration=True):  # type: ignore[call-
                 problems.add(repr(label), "is no name of a class: give one without line breaks or spaces around it")
         if problems:
             raise FolderError(self.root, problems.lines())
-        networks.extractor(self.backbone, self.weights)  # what is wrong with the weights is told before a long build
-        dim = networks.NETWORKS[self.backbone].dim
-        return Folder({STREAM: Stream(dim, "float16")}, listing.classes, videos)
+        prepare = networks.load if self.pixels else networks.extractor
+        prepare(self.backbone, self.weights)  # what is wrong with the weights is told before a long build
+        dim = 3 * networks.SIDE if self.pixels else networks.NETWORKS[self.backbone].dim
+        made = {"network": self.backbone, "pixels": self.pixels}
+        made["weights_sha256"] = networks.digest(self.backbone, self.weights)
+        return Folder({STREAM: Stream(dim, "float16")}, listing.classes, videos, made)
 
     def _check_image(self, image: Listed, split: str, trained: set[str], problems: Problems) -> Entry | None:
         where = image.path.as_posix()
@@ -206,8 +219,8 @@ class ImageBuilder(FolderBuilder, skip_registration=True):  # type: ignore[call-
             return None
         boxes = check_boxes(image.boxes, size, where, problems)
         grid = networks.NETWORKS[self.backbone].grid
-        n = grid[0] * grid[1]
-        load = partial(extract, self.root, image.path, self.backbone, self.weights, self.max_pixels)
+        n = networks.SIDE if self.pixels else grid[0] * grid[1]
+        load = partial(extract, self.root, image.path, self.backbone, self.weights, self.max_pixels, self.pixels)
         of_image: Mapping[str, np.ndarray] = {
             "grid": np.array(grid, np.int64),
             "size": np.array(size, np.int64),

@@ -1,53 +1,17 @@
-// The start of the page: tabs, keys, colors, and the address.
+// The start of the page: tabs, keys, and the address.
 
 import { byId, make } from "./dom.js";
 import { data, state } from "./data.js";
+import { RESULTS, prepareTabs, showTab, theme } from "./frame.js";
 import { move, prepare, showList } from "./list.js";
 import { open, playing, showRow, step, zoomBy } from "./video.js";
 import { showResults } from "./results.js";
 
 const TABS = ["videos", "results"];
-const RESULTS = "#tab=results"; // no id of an element, to which the browser would scroll
-const SCHEMES = { auto: "light dark", light: "light", dark: "dark" };
 
-function showTab(name) {
-  for (const tab of TABS) {
-    byId(tab).hidden = tab !== name;
-    byId(`tab-${tab}`).setAttribute("aria-selected", String(tab === name));
-    byId(`tab-${tab}`).tabIndex = tab === name ? 0 : -1;
-  }
+function choose(name) {
+  showTab(TABS, name);
   if (name !== "videos") playing()?.pause();
-  if (name === "results" && location.hash !== RESULTS) history.replaceState(null, "", RESULTS);
-}
-
-function tabs() {
-  for (const tab of TABS) {
-    byId(`tab-${tab}`).addEventListener("click", () => {
-      showTab(tab);
-      if (tab === "videos" && state.video)
-        history.replaceState(null, "", `#video=${encodeURIComponent(state.video.id)}`);
-    });
-    byId(`tab-${tab}`).addEventListener("keydown", (event) => {
-      if (!["ArrowLeft", "ArrowRight"].includes(event.key)) return;
-      const other = TABS.find((one) => one !== tab);
-      showTab(other);
-      byId(`tab-${other}`).focus();
-      event.stopPropagation();
-    });
-  }
-}
-
-function theme() {
-  const button = byId("theme");
-  const names = Object.keys(SCHEMES);
-  const show = (name) => {
-    document.documentElement.style.colorScheme = SCHEMES[name];
-    button.textContent = { auto: "Auto", light: "Light", dark: "Dark" }[name];
-    button.setAttribute("aria-label", `Colors: ${button.textContent}`);
-    button.dataset.name = name;
-  };
-  button.addEventListener("click", () => show(names[(names.indexOf(button.dataset.name) + 1) % names.length]));
-  show("auto");
 }
 
 // ---- keys
@@ -126,17 +90,19 @@ function keys() {
 
 function follow() {
   const wanted = decodeURIComponent(location.hash.replace(/^#video=/, ""));
-  if (location.hash === RESULTS) return showTab("results");
+  if (location.hash === RESULTS) return choose("results");
   const video = data.videos.find((one) => one.id === wanted);
   if (video && video !== state.video) open(video);
-  return showTab(video || location.hash.startsWith("#video=") || data.videos.length ? "videos" : "results");
+  return choose(video || location.hash.startsWith("#video=") || data.videos.length ? "videos" : "results");
 }
 
 document.body.dataset.runs = data.runs.length;
 byId("title").textContent = data.title;
 document.title = `${data.title} · wsal_jax`;
 theme();
-tabs();
+prepareTabs(TABS, choose, (tab) => {
+  if (tab === "videos" && state.video) history.replaceState(null, "", `#video=${encodeURIComponent(state.video.id)}`);
+});
 help();
 keys();
 prepare();

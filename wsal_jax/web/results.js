@@ -5,6 +5,34 @@ import { data } from "./data.js";
 import { barCell, card, several, tableOf } from "./cards.js";
 import { errors } from "./errors.js";
 
+const FLOORS = ["whole video", "shuffled", "whole image", "centred square", "mean training box"];
+
+/** What the tables are of, and how to read them. */
+const TEXTS = data.images
+  ? {
+      corner: "%, at IoU 0.5",
+      notes:
+        "In percent. Top-1: the most probable class is right, and its box has an IoU of 0.5 with a true one; GT-known: the box " +
+        "of the true class. MaxBoxAcc takes the threshold that is best for the test images: a bound. ± is the standard " +
+        "deviation over seeds; of one seed, the small numbers are the 95 % interval over resampled images. The rows in " +
+        "gray do not look at the image, or shuffle the map: a model must beat them.",
+      attentionCaption: "Attention",
+      attentionCorner: "%",
+      attentionNotes:
+        "Its mean over all images, its standard deviation within an image, and the share of images in which it is constant and says nothing.",
+    }
+  : {
+      corner: "mAP@IoU",
+      notes:
+        "Mean AP in percent by temporal IoU. ± is the standard deviation over seeds; of one seed, the small " +
+        "numbers are the 95 % interval over resampled test videos. “whole video” and “shuffled” localize nothing: a model must beat them.",
+      attentionCaption: "Attention against the true segments",
+      attentionCorner: "% of true snippets",
+      attentionNotes:
+        "Snippets, in percent of the true ones (gt): those where the attention is above one half (att) without being true, " +
+        "true ones that it leaves out, and the same of the snippets that the classifier alone would take (cls).",
+    };
+
 /** "38.2 ± 1.1" above "95 %: 35.0 to 41.2", and every seed's on hover. */
 function valueCell(cell, best) {
   if (!cell) return make("td", {}, "–");
@@ -21,7 +49,7 @@ function resultsTable(key, caption, corner) {
   const runs = data.runs.filter((run) => run.results && Object.keys(run.results[key] ?? {}).length);
   if (!runs.length) return null;
   const heads = [...new Set(runs.flatMap((run) => Object.values(run.results[key]).flatMap(Object.keys)))];
-  const floor = (name) => ["whole video", "shuffled"].includes(name);
+  const floor = (name) => FLOORS.includes(name);
   const best = heads.map((head) =>
     Math.max(
       ...runs.flatMap((run) =>
@@ -50,41 +78,28 @@ function resultsTable(key, caption, corner) {
 }
 
 function summary() {
+  const one = data.images ? "image" : "video";
   const about = data.runs.flatMap((run) => {
     const r = run.results;
     if (!r)
-      return [make("p", {}, `${several ? `${run.name}: ` : ""}nothing was measured: no test video is annotated.`)];
+      return [make("p", {}, `${several ? `${run.name}: ` : ""}nothing was measured: no test ${one} is annotated.`)];
     const seeds = r.seeds ? `${times(r.seeds.length, "seed")} (${r.seeds.join(", ")})` : "";
-    const facts = [
-      r.dataset,
-      `rule ${r.protocol}`,
-      r.supervision,
-      times(r.videos, "test video"),
-      times(r.classes, "class", "classes"),
-      times(r.instances, "instance"),
+    const known = times(r.classes, "class", "classes");
+    const facts = data.images
+      ? [r.dataset, r.supervision, times(r.images, "test image"), known, times(r.boxes, "box", "boxes")]
+      : [r.dataset, `rule ${r.protocol}`, r.supervision, times(r.videos, "test video"), known];
+    facts.push(
+      ...(data.images ? [`threshold ${r.threshold}`, `small: ${r.small}`] : [times(r.instances, "instance")]),
       seeds,
-    ];
+    );
     return [make("p", {}, several ? make("strong", {}, `${run.name}: `) : "", facts.filter(Boolean).join(" · "))];
   });
-  const notes =
-    "Mean AP in percent by temporal IoU. ± is the standard deviation over seeds; of one seed, the small " +
-    "numbers are the 95 % interval over resampled test videos. “whole video” and “shuffled” localize nothing: a model must beat them.";
-  return card("Results", ...about, resultsTable("rows", "Results", "mAP@IoU"), make("p.soft", {}, notes));
+  return card("Results", ...about, resultsTable("rows", "Results", TEXTS.corner), make("p.soft", {}, TEXTS.notes));
 }
 
 function attention() {
-  const content = resultsTable("attention", "Attention against the true segments", "% of true snippets");
-  if (!content) return null;
-  return card(
-    "Attention",
-    content,
-    make(
-      "p.soft",
-      {},
-      "Snippets, in percent of the true ones (gt): those where the attention is above one half (att) without being true, " +
-        "true ones that it leaves out, and the same of the snippets that the classifier alone would take (cls).",
-    ),
-  );
+  const content = resultsTable("attention", TEXTS.attentionCaption, TEXTS.attentionCorner);
+  return content && card("Attention", content, make("p.soft", {}, TEXTS.attentionNotes));
 }
 
 function classes() {
