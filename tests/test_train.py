@@ -128,6 +128,19 @@ def test_a_signal_ends_training_after_the_dispatch_with_all_saved(config, data, 
     assert_equal(whole, train.fit(run, data, ["rgb"], config, one_device(), tmp_path / "parts"))
 
 
+def test_a_damaged_checkpoint_costs_the_steps_after_the_one_before(config, data, tmp_path, capfd):
+    config.checkpoint_every = 2
+    whole = train.fit(toy(), data, ["rgb"], config, one_device(), tmp_path)
+    path = tmp_path / "6" / "state" / "params" / "first" / "0.0.0"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert_equal(whole, train.fit(toy(), data, ["rgb"], config, one_device(), tmp_path))
+    told = capfd.readouterr().err
+    assert "warning" in told and "state/params/first" in told and "Continuing from step 4" in told
+    assert checkpoint.steps(tmp_path) == [4, 6] and (tmp_path / "6.damaged").exists()
+
+
 def test_a_second_ctrl_c_does_not_wait():
     with signals.noted() as stop:
         assert stop() == 0

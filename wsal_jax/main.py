@@ -58,7 +58,7 @@ def train_and_evaluate(
     first, scores = jax.process_index() == 0, {}
     for model, chosen in methods.items():
         streams, checkpoints = model.split("+"), folder / "checkpoints" / model
-        with open_log(folder, model, checkpoint.latest(checkpoints) or 0) as log:
+        with open_log(folder, model, checkpoint.newest_whole(checkpoints) or 0) as log:
             params = train.fit(chosen, data["train"], streams, config, sharding.make_mesh(), checkpoints, log)
         if first and (warning := rise(folder, model)):
             print(f"warning: {warning}", file=sys.stderr)

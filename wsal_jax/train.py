@@ -258,7 +258,7 @@ def chunks(first: int, last: int, size: int, borders: Sequence[int]) -> Iterator
 def begin(
     method: Method, spec: Spec, config: ConfigDict, num_snippets: int, model: str, mesh: Mesh, directory: Path
 ) -> tuple[int, State]:
-    """The step to resume from and its state: those of the newest checkpoint, or of step 0.
+    """The step to resume from and its state: those of the newest checkpoint that is whole, or of step 0.
 
     Args:
       method: the method to train.
@@ -269,14 +269,14 @@ def begin(
       mesh: the devices.
       directory: the folder of checkpoints.
     """
-    start = checkpoint.latest(directory) or 0
+    start = checkpoint.newest_whole(directory) or 0
     if not start:
         return 0, sharding.replicate(mesh, init(method, spec, config, num_snippets, model))
     shapes = jax.eval_shape(partial(init, method, spec, config, num_snippets, model))
     like = jax.tree.map(lambda x: x.update(sharding=sharding.replicated(mesh)), shapes)
     if start == method.rounds * config.steps:  # imported weights consist of parameters only
-        return start, checkpoint.restore(directory, State(like.params, (), ()), part=True)
-    return start, checkpoint.restore(directory, like)
+        return start, checkpoint.restore(directory, State(like.params, (), ()), start, part=True)
+    return start, checkpoint.restore(directory, like, start)
 
 
 def feed(
