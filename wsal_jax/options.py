@@ -114,6 +114,7 @@ def check(
 
 RANGES = {
     **dict.fromkeys(("seeds", "steps", "batch_size", "num_snippets", "log_every", "checkpoint_every"), (1, math.inf)),
+    "patience": (1, math.inf),
     **dict.fromkeys(("method.hidden", "method.latent", "method.cvae_hidden", "method.segments"), (1, math.inf)),
     **dict.fromkeys(("localize.upsample", "localize.snippets", "localize.boxes"), (1, math.inf)),
     **dict.fromkeys(("localize.nms", "localize.reject", "localize.mask_threshold"), (0, 1)),

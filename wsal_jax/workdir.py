@@ -23,7 +23,7 @@ from wsal_jax.files import replace
 from wsal_jax.train import Log
 from wsal_jax.types import InputError
 
-IRRELEVANT = {"resume", "report", "data.dir", "data.root", "data.placement", "data.device_gb"}
+IRRELEVANT = {"resume", "patience", "report", "data.dir", "data.root", "data.placement", "data.device_gb"}
 """Options that do not change what a run trains and detects, given the data's name and version; nor do those of
 `evaluation`, so that a run can be measured by another rule without training again."""
 
