@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from wsal_jax.files import replace
+from wsal_jax.files import regular, replace
 from wsal_jax.formats.checks import FolderError, Problems, read_json
 from wsal_jax.fuse import fuse
 from wsal_jax.types import Annotation, Meta, Scores
@@ -145,7 +145,7 @@ def read_scores(folder: Path, record: Record) -> dict[str, list[Scores]]:
     ends = np.cumsum([meta.length for meta in record.metas])
     scores: dict[str, list[Scores]] = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(regular(path), allow_pickle=False) as file:
             for model in dict.fromkeys(name.rpartition("/")[0] for name in file.files):
                 cas, attention, video_score = (file[f"{model}/{name}"] for name in ("cas", "attention", "video_score"))
                 shapes = [x.shape for x in (cas, attention, video_score)]
