@@ -12,6 +12,7 @@ from wsal_jax import checkpoint, evaluate, evaluate_images, options, results, sh
 from wsal_jax import methods as registry
 from wsal_jax.data import pipeline
 from wsal_jax.data.clips import Clips
+from wsal_jax.files import writing
 from wsal_jax.method import Method
 from wsal_jax.types import InputError
 from wsal_jax.workdir import lock, open_log, open_run, rise
@@ -40,8 +41,9 @@ def run(config: ConfigDict, workdir: str | None = None) -> str:
     builder = pipeline.build(config.data)
     data = {split: pipeline.load(builder, split) for split in ("train", "test")}
     highlights = options.check(list(methods.values()), config, data, mesh)
-    folder = open_run(workdir, config, builder.info.full_name)
-    with lock(folder):
+    with writing(workdir or "runs"):
+        folder = open_run(workdir, config, builder.info.full_name)
+    with writing(folder), lock(folder):
         multihost_utils.sync_global_devices("workdir opened")
         table = train_and_evaluate(methods, data, config, folder, highlights)
     return f"{table}\nwritten to {folder}"

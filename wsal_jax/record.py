@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from wsal_jax.files import regular, replace
+from wsal_jax.files import regular, replace, whole
 from wsal_jax.formats.checks import FolderError, Problems, read_json
 from wsal_jax.fuse import fuse
 from wsal_jax.types import Annotation, Meta, Scores
@@ -87,7 +87,7 @@ def write_scores(folder: Path, scores: Mapping[str, Sequence[Scores]]) -> None:
             join = np.stack if name == "video_score" else np.concatenate
             joined = np.asarray(join([getattr(one, name) for one in of]), np.float32)
             arrays[f"{model}/{name}"] = np.clip(joined, -largest, largest).astype(np.float16)
-    with (folder / "scores.npz").open("wb") as file:
+    with whole(folder / "scores.npz", "wb") as file:
         np.savez(file, **arrays)
 
 

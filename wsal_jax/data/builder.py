@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from wsal_jax.data import examples, store
 from wsal_jax.data.store import Stream
+from wsal_jax.files import writing
 from wsal_jax.formats.checks import FolderError
 
 SPLITS = ("train", "test")
@@ -114,7 +115,7 @@ class StoredBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True
 
     def download_and_prepare(self, **kwargs: Any) -> None:
         """See TFDS."""
-        with locked(Path(self.data_dir).parent) as alone:
+        with writing(self.data_dir), locked(Path(self.data_dir).parent) as alone:
             if Path(self.data_dir).exists():
                 store.check_seal(Path(self.data_dir), ())  # loading a split checks the files of that split
                 self.info.read_from_directory(self.data_dir)  # another process may have built it meanwhile
