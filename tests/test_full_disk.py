@@ -34,6 +34,7 @@ def logged(folder, step):
         log(step, {"a/loss": np.ones(1)})
 
 
+@pytest.mark.filterwarnings("ignore:Exception ignored in")  # of Orbax, as it fails
 def test_a_checkpoint_that_cannot_be_written_leaves_those_before(tmp_path):
     state = {"a": np.random.default_rng(0).random((100, 100)), "b": np.zeros(3)}
     checkpoint.save(tmp_path, 1, state)

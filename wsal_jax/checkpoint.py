@@ -71,7 +71,7 @@ def save(directory: str | os.PathLike, step: int, state: PyTree) -> None:
                 _remove(directory / str(old))
     except Exception as error:  # of the operating system, or what Orbax and TensorStore make of it
         kept = f"The checkpoint of step {last} is kept" if last else "There is no checkpoint yet"
-        raise InputError(f"{directory / str(step)}: cannot be written ({error!r:.300}). {kept}") from error
+        raise InputError(f"{directory / str(step)}: cannot be written ({error!r:.900}). {kept}") from error
 
 
 def _remove(folder: Path) -> None:
