@@ -474,5 +474,6 @@ def fit(
                 refuse_damage(state.params, f"step {steps.stop} of {model}")
                 checkpoint.save(directory, steps.stop, state)
             if signal:
-                raise signals.Stopped(signal, f" after step {steps.stop} of {total} of {model}, which is saved")
+                where = f" after step {steps.stop} of {total} of {model}, which is saved"
+                raise signals.Stopped(signal, where, together=True)
     return state.params

@@ -38,6 +38,12 @@ def identity(run: dict) -> dict:
     return {name: value for name, value in flatten_dict(run, sep=".").items() if name not in IRRELEVANT}
 
 
+def shared(config: ConfigDict) -> dict:
+    """What all processes of a run must be started with: all options but where the data are."""
+    options = flatten_dict(json.loads(config.to_json()), sep=".")
+    return {name: value for name, value in options.items() if name not in ("data.dir", "data.root")}
+
+
 def open_run(path: str | None, config: ConfigDict, dataset: str) -> Path:
     """The folder of this run, which holds its config; what is there of the same run is kept to be continued.
 
