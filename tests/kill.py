@@ -75,9 +75,11 @@ def kill(run: subprocess.Popen, folder: Path, steps: int, most: int, rng: np.ran
     end = time.monotonic() + pause
     while run.poll() is None and time.monotonic() < end:
         time.sleep(0.005)
-    number, ids = signal.SIGTERM if rng.random() < 0.5 else signal.SIGKILL, workers(run)
-    if run.poll() is not None or not ids:
-        return ""
+    number = signal.SIGTERM if rng.random() < 0.5 else signal.SIGKILL
+    while not (ids := workers(run)):  # the launcher may not have started them yet
+        if run.poll() is not None:
+            return ""
+        time.sleep(0.05)
     chosen = ids if rng.random() < 0.3 else [ids[rng.integers(len(ids))]]
     for pid in chosen:
         try:
@@ -95,8 +97,7 @@ def killed(folder: Path, processes: int, steps: int, kills: int, seed: int) -> C
         run = start(folder, processes, steps)
         what = kill(run, folder, steps, max(2 * steps // kills, 2), rng)
         if not what:
-            run.wait(timeout=400)
-            if run.returncode == 0:
+            if run.wait(timeout=1200) == 0:
                 break
             continue
         done[what] += 1
