@@ -201,8 +201,9 @@ def make_run(method: Method, config: FrozenConfigDict, steps_per_epoch: int, mes
         def keep_finite(new, old):  # outside of the switch, where it cannot change how the steps are rounded
             return jnp.where(jnp.isfinite(loss).reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-        changed = jax.tree.map(keep_finite, (new.params, new.optimizers), (state.params, state.optimizers))
-        return State(*changed, state.keep), (sums, counts, loss)
+        params = jax.tree.map(keep_finite, new.params, state.params)
+        optimizers = jax.tree.map(keep_finite, new.optimizers, state.optimizers)
+        return State(params, optimizers, state.keep), (sums, counts, loss)
 
     @partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated(mesh))
     def run(state, keys, bank, steps, features):
