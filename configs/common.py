@@ -86,6 +86,7 @@ def get_config(switches: ConfigDict) -> ConfigDict:
 
     config.log_every = 100  # steps per dispatch
     config.checkpoint_every = 500  # steps; a multiple of log_every
+    config.patience = 5  # so many steps in a row whose loss or gradient is not finite end training; fewer are skipped
     config.plots = 4  # number of test videos to plot
     config.report = True  # save the scores of test videos, and write report/index.html
 

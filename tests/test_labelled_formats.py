@@ -300,33 +300,6 @@ def test_files_of_no_use(tmp_path, content):
         import_labels.read([path])
 
 
-@pytest.mark.parametrize("module", [via, elan, fiftyone, label_studio])
-@pytest.mark.parametrize("seed", range(6))
-def test_damaged_exports_are_told_or_read(tmp_path, module, seed):
-    """Whatever is cut out of a file, the reader says something or gives videos; it does not fall over."""
-    rng = np.random.default_rng(seed)
-    module.write(made()[:1], CLASSES, tmp_path, "truth")
-    path = next(path for path in sorted(tmp_path.rglob("*")) if path.suffix in (".json", ".eaf"))
-    text = path.read_text()
-    for _ in range(30):
-        start = int(rng.integers(len(text)))
-        path.write_text(text[:start] + text[start + int(rng.integers(1, 40)) :])
-        module.read(path, Problems(), None)
-    if path.suffix == ".json":  # and one value of another kind at a time
-        content = json.loads(text)
-        for place, key in _places(content)[:: max(len(_places(content)) // 40, 1)]:
-            kept, place[key] = place[key], [None, 3, "x", [], {}][int(rng.integers(5))]
-            path.write_text(json.dumps(content))
-            module.read(path, Problems(), None)
-            place[key] = kept
-
-
-def _places(value):
-    pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
-    below = [place for _, x in pairs if isinstance(x, dict | list) for place in _places(x)]
-    return [(value, key) for key, _ in pairs] + below
-
-
 # ---- the commands
 
 

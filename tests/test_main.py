@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from configs import dgam, iwo, maan, star
-from wsal_jax import checkpoint, main, train
+from wsal_jax import checkpoint, main, peers, train
+from wsal_jax.data import pipeline
 from wsal_jax.types import InputError
 
 ROWS = ["rgb", "flow", "fused", "whole video", "shuffled"]
@@ -53,6 +54,31 @@ def test_a_run_leaves_what_it_says_and_continues(config, tmp_path, monkeypatch):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     lines = [json.loads(line)["model"] for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
     assert lines == ["rgb"] * 3 + ["flow"] * 3  # rgb was not trained again
+
+
+def test_processes_agree_before_they_build_and_train(config, tmp_path, monkeypatch):
+    """What of, in order; with other data nothing is written."""
+    seen = {}
+
+    def agree(what, mine):
+        seen[what] = mine
+        if what == "data":
+            raise InputError("process 1 has other data")
+
+    monkeypatch.setattr(peers, "agree", agree)
+    with pytest.raises(InputError, match="other data"):
+        main.run(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    assert list(seen) == ["options", "software", "data"]
+    assert seen["options"]["optimizer.learning_rate"] == config.optimizer.learning_rate
+    assert {"seed", "streams", "data.placement"} < set(seen["options"]) and "data.dir" not in seen["options"]
+    assert {"jax", "jaxlib", "wsal_jax's files"} < set(seen["software"])
+    assert seen["data"]["name"].startswith("synthetic_untrimmed/tiny/") and len(seen["data"]["SHA256SUMS"]) == 64
+    seen.clear()
+    monkeypatch.setattr(pipeline, "build", None)
+    with pytest.raises(TypeError):
+        main.run(config, str(tmp_path / "run"))
+    assert list(seen) == ["options", "software"]
 
 
 def test_training_learns(config, tmp_path):

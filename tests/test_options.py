@@ -1,11 +1,16 @@
 """Checks before a run starts: misspelt names and invalid options."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 
 from tests.test_train import one_device, toy
 from wsal_jax import options, sharding
 from wsal_jax.data import pipeline
 from wsal_jax.types import InputError
+
+NAN = float("nan")
 
 
 @pytest.fixture
@@ -28,9 +33,27 @@ def check(method, config, data, mesh):
         ("optimizer.coupled_l2", -1.0, "config.optimizer.coupled_l2=-1.0"),
         ("num_snippets", -1, "config.num_snippets=-1"),
         ("data.placement", "disk", "config.data.placement='disk'"),
+        ("data.device_gb", NAN, "config.data.device_gb=nan: must be finite"),
+        ("seed", -1, "config.seed=-1: give at least 0"),
+        ("seed", 2**31, "config.seed=2147483648: must be less"),
+        ("plots", -2, "config.plots=-2: give at least 0"),
+        ("streams", (), r"config.streams=\(\): give one or several"),
+        ("streams", ("rgb", "rgb"), "config.streams=.*each once"),
+        ("streams", ("flow", "rgb+rgb"), "config.streams=.*'rgb\\+rgb' has a stream twice"),
+        ("fusion", (NAN, 1.0), "config.fusion=.*finite"),
+        ("fusion", (0.0, 0.0), "config.fusion=.*a weight for each"),
+        ("method.dropout", 1.5, "config.method.dropout=1.5: give at least 0 and less than 1"),
+        ("method.dropout", 1.0, "config.method.dropout=1.0: give at least 0 and less than 1"),
+        (
+            "method.per_stream",
+            dict(rgb=dict(dropout=-0.1)),
+            "config.method.per_stream.rgb.dropout=-0.1: give at least 0",
+        ),
+        ("method.hidden", 0, "config.method.hidden=0: give at least 1"),
+        ("method.sparsity", -1.0, "config.method.sparsity=-1.0"),
         ("optimizer.name", "adamm", "adamm"),
-        ("optimizer.learning_rate", -1e-3, "config.optimizer.learning_rate=-0.001"),
-        ("optimizer.learning_rate", float("nan"), "config.optimizer.learning_rate=nan"),
+        ("optimizer.learning_rate", -1e-3, "config.optimizer.learning_rate=-0.001: give at least 0"),
+        ("optimizer.learning_rate", NAN, "config.optimizer.learning_rate=nan"),
         ("optimizer", dict(name="sgd", learning_rate=0.1, momentum=float("inf")), "config.optimizer.momentum=inf"),
         (
             "optimizer",
@@ -53,8 +76,9 @@ def check(method, config, data, mesh):
     ],
 )
 def test_options_that_cannot_work_are_refused(config, data, option, value, message):
-    if option == "optimizer":
-        config.optimizer = value
+    if option in ("optimizer", "method.per_stream"):
+        config.method.per_stream = value if option != "optimizer" else {}
+        config.optimizer = value if option == "optimizer" else config.optimizer
     elif option in ("pairs", "optimizer.coupled_l2"):  # which the config of MAAN does not have
         config.pairs = value if option == "pairs" else 0
         config.optimizer.coupled_l2 = value if option != "pairs" else 0.0
@@ -79,12 +103,26 @@ def test_a_method_may_refuse_data(config, data):
         ("evaluation.ious", (0.0, 0.5)),
         ("evaluation.bootstrap", -1),
         ("localize.soft_nms", -0.1),
+        ("localize.nms", NAN),
+        ("localize.nms", 1.5),
+        ("localize.reject", -0.5),
+        ("localize.thresholds", (0.1, NAN)),
     ],
 )
 def test_what_cannot_be_evaluated_is_found_before(config, data, option, value):
     config.update_from_flattened_dict({option: value})
     with pytest.raises(InputError, match=option.split(".")[1]):
         options.check_evaluation(config, data)
+
+
+@pytest.mark.parametrize(
+    "dataset", ["synthetic_untrimmed/tiny", "feature_folder", "thumos14", "image_folder", "cub200"]
+)
+def test_the_configs_themselves_are_in_range(dataset):
+    folder = Path(options.configs.__path__[0])
+    for path in sorted(folder.glob("*.py")):
+        if path.stem not in ("common", "__init__"):
+            options.check_numbers(runpy.run_path(str(path))["get_config"](f"dataset={dataset}"))
 
 
 def test_names_that_look_alike_are_told():

@@ -128,6 +128,19 @@ def test_a_signal_ends_training_after_the_dispatch_with_all_saved(config, data, 
     assert_equal(whole, train.fit(run, data, ["rgb"], config, one_device(), tmp_path / "parts"))
 
 
+def test_a_damaged_checkpoint_costs_the_steps_after_the_one_before(config, data, tmp_path, capfd):
+    config.checkpoint_every = 2
+    whole = train.fit(toy(), data, ["rgb"], config, one_device(), tmp_path)
+    path = tmp_path / "6" / "state" / "params" / "first" / "0.0.0"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert_equal(whole, train.fit(toy(), data, ["rgb"], config, one_device(), tmp_path))
+    told = capfd.readouterr().err
+    assert "warning" in told and "state/params/first" in told and "Continuing from step 4" in told
+    assert checkpoint.steps(tmp_path) == [4, 6] and (tmp_path / "6.damaged").exists()
+
+
 def test_a_second_ctrl_c_does_not_wait():
     with signals.noted() as stop:
         assert stop() == 0
@@ -149,6 +162,7 @@ def test_training_stops_at_a_loss_or_gradient_that_is_not_finite(config, data, t
     """Phase a has steps 1 to 6, b 7 to 9. The gradient of a square root at 0 is not finite, its value is."""
     config.batch_size, config.steps, config.log_every, config.checkpoint_every = 4, 12, 12, 6
     config.optimizer = dict(name="sgd", learning_rate=0.01)
+    config.patience = 3
 
     def broken(original, group, params, *args):
         value, metrics = original(params, *args)
@@ -167,13 +181,50 @@ def test_training_stops_at_a_loss_or_gradient_that_is_not_finite(config, data, t
     assert seen == [6] * (bad == "b") and checkpoint.latest(tmp_path) == (6 if bad == "b" else None)
 
 
-def test_the_first_bad_step_and_its_seed_are_named(config, tmp_path):
-    losses = np.ones((5, 3), np.float32)
-    train.refuse_divergence(losses, range(10, 15), "aabbb", config, "flow", tmp_path)
-    losses[3, 0], losses[2, 1] = np.inf, np.nan
-    config.seed = 7
+def test_the_first_bad_step_and_its_seed_are_named(config, tmp_path, capfd):
+    losses, before, config.seed = np.ones((5, 3), np.float32), np.array([0, 2, 0]), 7
+    check = lambda: train.refuse_divergence(losses, before, range(10, 15), "aabbb", config, "flow", tmp_path)  # noqa: E731
+    assert check().tolist() == [0, 0, 0] and not capfd.readouterr().err
+    losses[3, 0], losses[2, 1], losses[4] = np.inf, np.nan, np.nan
+    config.patience = 3
+    assert check().tolist() == [2, 1, 1]
+    told = capfd.readouterr().err
+    assert "5 of the last 15 updates of flow were skipped, the first in step 13, phase b, seed 8" in told
+    config.patience = 1
     with pytest.raises(InputError, match="step 13 of flow, phase b, seed 8"):
-        train.refuse_divergence(losses, range(10, 15), "aabbb", config, "flow", tmp_path)
+        check()
+    config.patience, losses[:2, 1] = 4, np.nan  # with two of the dispatch before
+    with pytest.raises(InputError, match=r"step 9 of flow, phase a, seed 8, the loss or .* and so in 3 after it"):
+        check()
+
+
+def test_a_step_that_is_not_finite_changes_nothing(config, data):
+    """Parameters, optimizers and tracked groups, of the seeds that it hits. An epoch is a step; step 1 is bad."""
+
+    def loss(params, video, step):
+        value, metrics = toy().phases[0].loss(params, video, step)
+        bad = (step.epoch == 1) & (params["second"][2, 0] > 0)
+        return value * jnp.where(bad, jnp.nan, 1.0), (metrics, {"tracked": params["tracked"] + 1})
+
+    init = lambda key, spec: toy().init(key, spec) | {"tracked": jnp.zeros(2)}  # noqa: E731
+    run, mesh = toy(init=init, phases=(Phase("a", loss, ("first",), tracks=("tracked",)),)), one_device()
+    config.batch_size, config.seeds = 12, 3
+    keys = train.make_keys(config, "rgb")
+    bank, _ = train.feed(data, ["rgb"], keys, range(2), config, mesh)
+    state = train.init(run, method.Spec((data.dims["rgb"],), 3), config, int(data.lengths.sum()), "rgb")
+    hit = np.asarray(state.params["second"])[:, 2, 0] > 0
+    assert hit.tolist() == [True, False, True]
+    made = train.make_run(run, FrozenConfigDict(config), 1, mesh)
+    states = [jax.device_get(state)]
+    for step in range(2):
+        state, sums, counts, losses = made(state, keys, bank, np.arange(step, step + 1), None)
+        states.append(jax.device_get(state))
+    assert np.isfinite(losses[0]).tolist() == (~hit).tolist() == counts["a/epoch"].astype(bool).tolist()
+    assert sums["a/epoch"].tolist() == [0, 1, 0]
+    for first, second, third in zip(*(jax.tree.leaves((x.params, x.optimizers)) for x in states)):
+        assert_equal(second[hit], third[hit])
+        changed = (first[1] != second[1]).any()  # all but the group that is not trained
+        assert changed == (second[1] != third[1]).any()
 
 
 def test_parameters_that_are_not_finite_are_neither_saved_nor_returned(config, data, tmp_path):

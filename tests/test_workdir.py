@@ -67,7 +67,7 @@ def test_a_config_that_cannot_be_written_leaves_the_old_one(config, tmp_path, mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match=r"config\.json: cannot be written \(No space"):
         open_run(str(tmp_path), config, "data/1.0.0")
     assert record.read_text() == before
     record.write_text("")

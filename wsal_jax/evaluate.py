@@ -20,6 +20,7 @@ from tqdm import tqdm
 from wsal_jax import localize, record, results
 from wsal_jax.data import pipeline
 from wsal_jax.data.clips import Clips
+from wsal_jax.files import replace
 from wsal_jax.formats import submissions
 from wsal_jax.fuse import fuse
 from wsal_jax.method import Method, Params, options_of
@@ -129,7 +130,7 @@ def report(
         final = rows[FUSED if FUSED in rows else next(iter(rows))]
         name = "detections.json" if i == 0 else f"detections_seed{seed}.json"
         found = {meta.id: video for meta, video in zip(data.metas, final)}
-        (workdir / name).write_text(json.dumps(submissions.to_json(found, data.class_names)))
+        replace(workdir / name, json.dumps(submissions.to_json(found, data.class_names)))
         if i == 0:
             record.write(workdir, data, config)
             if config.report:
@@ -140,7 +141,7 @@ def report(
             attention.append(results.attend({name: x for name, x in of_models.items() if name != SHUFFLED}, data))
     measured = Results(about, results.summarise(tables), results.summarise(attention))
     if tables:
-        (workdir / "results.json").write_text(json.dumps(results.to_json(measured), indent=1))
+        replace(workdir / "results.json", json.dumps(results.to_json(measured), indent=1))
     if config.report:
         from wsal_jax import report as page  # whose command this is not
 

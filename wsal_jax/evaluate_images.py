@@ -20,6 +20,7 @@ from wsal_jax import boxes as geometry
 from wsal_jax import localize, record, results
 from wsal_jax.boxes import Case, Hits
 from wsal_jax.data import pipeline
+from wsal_jax.files import replace
 from wsal_jax.method import options_of
 from wsal_jax.results import MEAN_BOX, SHUFFLED, SQUARE, WHOLE_IMAGE, Results, Table
 from wsal_jax.types import Boxes, Meta, Scores
@@ -217,7 +218,7 @@ def report(
         of_models = {name: of[i] for name, of in scores.items()}
         found = [find(x, meta, options) for x, meta in zip(of_models[final], test.metas)]
         name = "detections.json" if i == 0 else f"detections_seed{seed}.json"
-        (workdir / name).write_text(json.dumps(to_json(found, test.metas, test.class_names)))
+        replace(workdir / name, json.dumps(to_json(found, test.metas, test.class_names)))
         if i == 0:
             record.write(workdir, test, config)
             if config.report:
@@ -229,7 +230,7 @@ def report(
             attention.append(attend(of_models))
     measured = Results(about, results.summarise(tables), results.summarise(attention))
     if tables:
-        (workdir / "results.json").write_text(json.dumps(results.to_json(measured), indent=1))
+        replace(workdir / "results.json", json.dumps(results.to_json(measured), indent=1))
     if config.report:
         from wsal_jax import report_images as page  # which needs this module
 

@@ -3,7 +3,7 @@
 import math
 import re
 import runpy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -111,18 +112,57 @@ def check(
     return check_evaluation(config, data["test"])
 
 
+RANGES = {
+    **dict.fromkeys(("seeds", "steps", "batch_size", "num_snippets", "log_every", "checkpoint_every"), (1, math.inf)),
+    "patience": (1, math.inf),
+    **dict.fromkeys(("method.hidden", "method.latent", "method.cvae_hidden", "method.segments"), (1, math.inf)),
+    **dict.fromkeys(("localize.upsample", "localize.snippets", "localize.boxes"), (1, math.inf)),
+    **dict.fromkeys(("localize.nms", "localize.reject", "localize.mask_threshold"), (0, 1)),
+    "method.dropout": (0, 1 - 1e-6),
+    "evaluation.small": (0, 1),
+    "evaluation.levels": (1, 255),
+}
+"""The least and the greatest value of options; no other number may be negative, and none NaN or infinite."""
+
+
+def check_numbers(config: ConfigDict) -> None:
+    """Raises InputError for a number that is not finite or out of its range, wherever it is in the config."""
+    numbers = flatten_dict(config.to_dict(), sep=".")
+    for name, given in sorted(numbers.items(), key=lambda item: item[0].count(".")):
+        # config.method.per_stream.rgb.dropout has the range of config.method.dropout
+        low, high = RANGES.get(re.sub(r"per_stream\.[^.]*\.", "", name), (0, math.inf))
+        for value in given if isinstance(given, list | tuple) else (given,):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if not math.isfinite(value):
+                raise InputError(f"config.{name}={given}: must be finite and not negative")
+            if not low <= value <= high:
+                most = {math.inf: "", 1 - 1e-6: " and less than 1"}.get(high, f" and at most {high}")
+                raise InputError(f"config.{name}={given}: give at least {low}{most}")
+    if config.seed + config.seeds > 2**31:
+        raise InputError(f"config.seed={config.seed}: must be less than 2**31")
+
+
+def check_streams(config: ConfigDict, there: Collection[str]) -> None:
+    """Raises InputError unless config.streams are models of streams that are there, and config.fusion weighs them."""
+    models = list(config.streams)
+    if not models or len(set(models)) < len(models):
+        raise InputError(f"config.streams={config.streams}: give one or several models, each once")
+    for model in models:
+        streams = model.split("+")
+        if missing := [stream for stream in streams if stream not in there]:
+            known = ", ".join(there)
+            raise InputError(f"config.streams={config.streams}: no {missing[0]!r} in the data; there are {known}")
+        if len(set(streams)) < len(streams):
+            raise InputError(f"config.streams={config.streams}: {model!r} has a stream twice")
+    if len(models) > 1 and (len(config.fusion) != len(models) or not sum(config.fusion)):
+        raise InputError(f"config.fusion={config.fusion}: give a weight for each of config.streams={config.streams}")
+
+
 def check_training(config: ConfigDict, data: pipeline.Dataset, mesh: Mesh) -> None:
     """Raises InputError for options that do not fit the training data, the devices or Optax."""
-    for name in ("seeds", "steps", "batch_size", "num_snippets", "log_every", "checkpoint_every"):
-        if config[name] < 1:
-            raise InputError(f"config.{name}={config[name]}: give at least 1")
-    for stream in "+".join(config.streams).split("+"):
-        if stream not in data.dims:
-            there = ", ".join(data.dims)
-            raise InputError(f"config.streams={config.streams}: no {stream!r} in the data; there are {there}")
-    models = len(config.streams)
-    if models > 1 and (len(config.fusion) != models or min(config.fusion) < 0 or not sum(config.fusion)):
-        raise InputError(f"config.fusion={config.fusion}: give a weight for each of config.streams={config.streams}")
+    check_numbers(config)
+    check_streams(config, data.dims)
     if not config.localize.thresholds or not all(0 <= t < 1 for t in config.localize.thresholds):
         raise InputError(f"config.localize.thresholds={config.localize.thresholds}: give some in [0, 1)")
     if config.batch_size > len(data.lengths):
@@ -145,15 +185,12 @@ def check_pairs(config: ConfigDict, data: pipeline.Dataset) -> None:
 
 
 def check_optimizer(config: ConfigDict) -> None:
-    """Raises InputError for an optimizer that Optax lacks, and for rates that are negative or not finite."""
+    """Raises InputError for an optimizer that Optax lacks, and for a schedule that is negative or not finite."""
     options = config.optimizer.to_dict()
     schedule = options.get("learning_rate")
-    inner = {f"learning_rate.{name}": x for name, x in schedule.items()} if isinstance(schedule, dict) else {}
-    for name, x in {**options, **inner}.items():
-        if isinstance(x, int | float) and not 0 <= x < math.inf:
-            raise InputError(f"config.optimizer.{name}={x}: must be finite and not negative")
     try:
         train.make_optimizer(config.optimizer)
+        inner = isinstance(schedule, dict)
         rates = np.asarray(jax.vmap(train.from_optax(schedule))(jnp.arange(config.steps))) if inner else np.zeros(1)
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"config.optimizer={options}: {error}") from error
@@ -169,15 +206,13 @@ def check_evaluation(config: ConfigDict, data: pipeline.Dataset) -> dict[str, Cl
     Raises:
       InputError: an invalid option of `config` or an invalid `clips.json`.
     """
+    check_numbers(config)
     options = config.evaluation
     if options.protocol not in metrics.PROTOCOLS:
         known = ", ".join(metrics.PROTOCOLS)
         raise InputError(f"config.evaluation.protocol={options.protocol!r}: there are {known}")
     if not options.ious or not all(0 < iou <= 1 for iou in options.ious):
         raise InputError(f"config.evaluation.ious={options.ious}: must be temporal IoUs above 0, up to 1")
-    if config.localize.soft_nms < 0 or options.bootstrap < 0:
-        given = f"config.localize.soft_nms={config.localize.soft_nms}, config.evaluation.bootstrap={options.bootstrap}"
-        raise InputError(f"{given}: must not be negative")
     for model in config.streams:
         options_of(config.localize, model, "config.localize")
     if data.metas[0].grid:
@@ -191,7 +226,3 @@ def check_images(config: ConfigDict) -> None:
     """Raises InputError for options of boxes that cannot work."""
     if config.localize.get("normalize") not in ("max", "minmax"):
         raise InputError(f"config.localize.normalize={config.localize.get('normalize')!r}: give max or minmax")
-    if config.localize.boxes < 1:
-        raise InputError(f"config.localize.boxes={config.localize.boxes}: give at least 1")
-    if not 1 <= config.evaluation.levels <= 255:
-        raise InputError(f"config.evaluation.levels={config.evaluation.levels}: give 1 to 255")

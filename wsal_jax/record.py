@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from wsal_jax.files import replace
+from wsal_jax.files import regular, replace, whole
 from wsal_jax.formats.checks import FolderError, Problems, read_json
 from wsal_jax.fuse import fuse
 from wsal_jax.types import Annotation, Meta, Scores
@@ -95,7 +95,7 @@ def write_scores(folder: Path, scores: Mapping[str, Sequence[Scores]]) -> None:
             join = np.stack if name == "video_score" else np.concatenate
             joined = np.asarray(join([getattr(one, name) for one in of]), np.float32)
             arrays[f"{model}/{name}"] = np.clip(joined, -largest, largest).astype(np.float16)
-    with (folder / "scores.npz").open("wb") as file:
+    with whole(folder / "scores.npz", "wb") as file:
         np.savez(file, **arrays)
 
 
@@ -167,7 +167,7 @@ def read_scores(folder: Path, record: Record) -> dict[str, list[Scores]]:
     ends = np.cumsum([locations(meta) for meta in record.metas])
     scores: dict[str, list[Scores]] = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(regular(path), allow_pickle=False) as file:
             for model in dict.fromkeys(name.rpartition("/")[0] for name in file.files):
                 cas, attention, video_score = (file[f"{model}/{name}"] for name in ("cas", "attention", "video_score"))
                 shapes = [x.shape for x in (cas, attention, video_score)]

@@ -16,9 +16,10 @@ class Stopped(BaseException):
     """A signal asked the run to end. Like KeyboardInterrupt, it is not an Exception, so error handlers do not catch
     it."""
 
-    def __init__(self, number: int, where: str = ""):
+    def __init__(self, number: int, where: str = "", together: bool = False):
+        """`together`: whether all processes of the run end by it."""
         super().__init__(f"stopped by {signal.Signals(number).name}{where}: the same command continues the run")
-        self.status = 128 + number
+        self.status, self.together = 128 + number, together
 
 
 @contextmanager

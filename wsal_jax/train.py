@@ -3,6 +3,7 @@
 All randomness is a function of seed and step, so a run that resumes from a checkpoint gives the same bits.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import islice
@@ -163,8 +164,9 @@ def make_run(method: Method, config: FrozenConfigDict, steps_per_epoch: int, mes
     It is compiled once for all models of the same shape, whatever their stream, seed or round.
 
     `steps` [k] are consecutive step numbers of one round; `features` [k s b t d] holds their features if `bank` has
-    none. The metrics of phase p are called "p/name". `sums` add up a metric over the steps of its phase; `counts` are
-    the numbers of those steps. `losses` [k s] has the loss of each step, NaN if it or a gradient is not finite.
+    none. The metrics of phase p are called "p/name". `sums` [s] add up a metric over the steps of its phase; `counts`
+    [s] are the numbers of those steps. `losses` [k s] has the loss of each step, NaN if it or a gradient is not finite;
+    such a step changes nothing and does not count.
     """
     optimizer = make_optimizer(config.optimizer)
     draw = partial(
@@ -203,10 +205,18 @@ def make_run(method: Method, config: FrozenConfigDict, steps_per_epoch: int, mes
         def full(branch, *operands):
             """A branch with the metrics of all phases, 0 for the other phases: lax.switch needs equal outputs."""
             state, metrics, loss = branch(*operands)
-            return state, {**empty, **metrics}, {name: jnp.float32(name in metrics) for name in empty}, loss
+            good = jnp.isfinite(loss)
+            sums = {name: jnp.where(good, x, 0) for name, x in metrics.items()}
+            return state, {**empty, **sums}, {name: good * jnp.float32(name in metrics) for name in empty}, loss
 
-        state, *outputs = jax.lax.switch(index, [partial(full, branch) for branch in branches], *operands)
-        return state, outputs
+        new, sums, counts, loss = jax.lax.switch(index, [partial(full, branch) for branch in branches], *operands)
+
+        def keep_finite(new, old):  # outside of the switch, where it cannot change how the steps are rounded
+            return jnp.where(jnp.isfinite(loss).reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        params = jax.tree.map(keep_finite, new.params, state.params)
+        optimizers = jax.tree.map(keep_finite, new.optimizers, state.optimizers)
+        return State(params, optimizers, state.keep), (sums, counts, loss)
 
     @partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated(mesh))
     def run(state, keys, bank, steps, features):
@@ -271,7 +281,7 @@ def chunks(first: int, last: int, size: int, borders: Sequence[int]) -> Iterator
 def begin(
     method: Method, spec: Spec, config: ConfigDict, num_snippets: int, model: str, mesh: Mesh, directory: Path
 ) -> tuple[int, State]:
-    """The step to resume from and its state: those of the newest checkpoint, or of step 0.
+    """The step to resume from and its state: those of the newest checkpoint that is whole, or of step 0.
 
     Args:
       method: the method to train.
@@ -282,14 +292,14 @@ def begin(
       mesh: the devices.
       directory: the folder of checkpoints.
     """
-    start = checkpoint.latest(directory) or 0
+    start = checkpoint.newest_whole(directory) or 0
     if not start:
         return 0, sharding.replicate(mesh, init(method, spec, config, num_snippets, model))
     shapes = jax.eval_shape(partial(init, method, spec, config, num_snippets, model))
     like = jax.tree.map(lambda x: x.update(sharding=sharding.replicated(mesh)), shapes)
     if start == method.rounds * config.steps:  # imported weights consist of parameters only
-        return start, checkpoint.restore(directory, State(like.params, (), ()), part=True)
-    return start, checkpoint.restore(directory, like)
+        return start, checkpoint.restore(directory, State(like.params, (), ()), start, part=True)
+    return start, checkpoint.restore(directory, like, start)
 
 
 def feed(
@@ -340,31 +350,56 @@ def next_round(
 
 
 def refuse_divergence(
-    losses: Float[np.ndarray, "k s"], steps: range, phases: Sequence[str], config: ConfigDict, model: str, kept: Path
-) -> None:
-    """Raises Diverged if one of the losses from `make_run` is not finite; the message describes the first one.
+    losses: Float[np.ndarray, "k s"],
+    before: Int[np.ndarray, " s"],
+    steps: range,
+    phases: Sequence[str],
+    config: ConfigDict,
+    model: str,
+    kept: Path,
+) -> Int[np.ndarray, " s"]:
+    """Raises Diverged if `config.patience` losses in a row are not finite; a warning tells of fewer.
 
     Args:
-      losses: the loss of each step and seed.
+      losses: the loss of each step and seed, from `make_run`.
+      before: how many losses right before them were not finite.
       steps: the step numbers, from 0.
       phases: the phase of each step.
       config: the message quotes its learning rate and seed.
       model: the model's name.
       kept: the folder of its checkpoints.
+
+    Returns:
+      How many of the last losses are not finite.
     """
-    if np.isfinite(losses).all():
-        return
-    at, seed = np.argwhere(~np.isfinite(losses))[0]
-    rate = config.optimizer.get("learning_rate")
-    likely = f"config.optimizer.learning_rate={rate} may be too high, or some features far too large"
-    if steps[at] == 0:  # no update has been applied yet
-        likely = "the features may be damaged or far too large, or a weight in config.method"
-    step = checkpoint.latest(kept)
-    raise Diverged(
-        f"training diverged: in step {steps[at] + 1} of {model}, phase {phases[at]}, seed {config.seed + seed}, the "
-        f"loss or a gradient is not finite; {likely}. "
-        + (f"The checkpoint of step {step} is kept in {kept}" if step else "There is no checkpoint yet")
-    )
+    bad = ~np.isfinite(losses)
+    if not bad.any():
+        return np.zeros_like(before)
+    row = before
+    for i, step in enumerate(steps):
+        row = np.where(bad[i], row + 1, 0)
+        if row.max() < config.patience:
+            continue
+        seed, count = row.argmax(), row.max()
+        rate = config.optimizer.get("learning_rate")
+        likely = f"config.optimizer.learning_rate={rate} may be too high, or some features far too large"
+        if step + 1 == count:  # no update has been applied yet
+            likely = "the features may be damaged or far too large, or a weight in config.method"
+        last = checkpoint.latest(kept)
+        more = f", and so in {count - 1} after it" if count > 1 else ""
+        raise Diverged(
+            f"training diverged: in step {step - count + 2} of {model}, phase {phases[i]}, seed {config.seed + seed}, "
+            f"the loss or a gradient is not finite{more}; {likely}. "
+            + (f"The checkpoint of step {last} is kept in {kept}" if last else "There is no checkpoint yet")
+        )
+    if jax.process_index() == 0:
+        at, seed = np.argwhere(bad)[0]
+        print(
+            f"warning: {bad.sum()} of the last {bad.size} updates of {model} were skipped, the first in step "
+            f"{steps[at] + 1}, phase {phases[at]}, seed {config.seed + seed}: the loss or a gradient is not finite",
+            file=sys.stderr,
+        )
+    return row
 
 
 def refuse_damage(params: Params, where: str) -> None:
@@ -431,7 +466,7 @@ def fit(
 
     ends = [(r + 1) * config.steps for r in range(method.rounds)]
     saves = range(config.checkpoint_every, total + config.checkpoint_every, config.checkpoint_every)
-    quiet = jax.process_index() > 0
+    quiet, bad = jax.process_index() > 0, np.zeros(config.seeds, int)
     with (
         signals.noted() as stop,
         tqdm(total=total, initial=start, desc=f"train {model}", unit="step", disable=quiet) as bar,
@@ -439,8 +474,10 @@ def fit(
         for steps in chunks(start, total, config.log_every, sorted({*ends, *saves})):
             state, sums, counts, losses = run(state, keys, bank, np.arange(steps.start, steps.stop), take(len(steps)))
             losses = np.asarray(losses)
-            refuse_divergence(losses, steps, names[steps.start : steps.stop], config, model, directory)
-            metrics = {name: np.asarray(sums[name] / counts[name]) for name in sums if counts[name]}
+            bad = refuse_divergence(losses, bad, steps, names[steps.start : steps.stop], config, model, directory)
+            sums, counts = jax.device_get((sums, counts))
+            with np.errstate(invalid="ignore"):  # NaN for a seed whose steps were all skipped
+                metrics = {name: sums[name] / counts[name] for name in sums if counts[name].any()}
             begun = {f"{name}/first_loss": losses[step - steps.start] for name, step in first.items() if step in steps}
             log(steps.stop, metrics | begun)
             bar.update(len(steps))
@@ -452,5 +489,6 @@ def fit(
                 refuse_damage(state.params, f"step {steps.stop} of {model}")
                 checkpoint.save(directory, steps.stop, state)
             if signal:
-                raise signals.Stopped(signal, f" after step {steps.stop} of {total} of {model}, which is saved")
+                where = f" after step {steps.stop} of {total} of {model}, which is saved"
+                raise signals.Stopped(signal, where, together=True)
     return state.params

@@ -23,7 +23,7 @@ from wsal_jax.files import replace
 from wsal_jax.train import Log
 from wsal_jax.types import InputError
 
-IRRELEVANT = {"resume", "report", "data.dir", "data.root", "data.placement", "data.device_gb"}
+IRRELEVANT = {"resume", "patience", "report", "data.dir", "data.root", "data.placement", "data.device_gb"}
 """Options that do not change what a run trains and detects, given the data's name and version; nor do those of
 `evaluation`, so that a run can be measured by another rule without training again."""
 
@@ -36,6 +36,12 @@ def identity(run: dict) -> dict:
     """What must agree for two runs to be the same."""
     run = {name: value for name, value in run.items() if name != "evaluation"}
     return {name: value for name, value in flatten_dict(run, sep=".").items() if name not in IRRELEVANT}
+
+
+def shared(config: ConfigDict) -> dict:
+    """What all processes of a run must be started with: all options but where the data are."""
+    options = flatten_dict(json.loads(config.to_json()), sep=".")
+    return {name: value for name, value in options.items() if name not in ("data.dir", "data.root")}
 
 
 def open_run(path: str | None, config: ConfigDict, dataset: str) -> Path:

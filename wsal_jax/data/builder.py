@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from wsal_jax.data import examples, store
 from wsal_jax.data.store import Stream
+from wsal_jax.files import writing
 from wsal_jax.formats.checks import FolderError
 
 SPLITS = ("train", "test")
@@ -83,13 +84,22 @@ def common_streams(videos: Sequence[Mapping[str, Stream]]) -> dict[str, Stream]:
 def fingerprint(root: Path, files: Iterable[Path], chosen: Any = ()) -> str:
     """A short hash of the chosen options and of files below the root.
 
-    Texts enter with their content; arrays, which are large, with name, size and modification time.
+    Texts enter with their content; arrays, which are large, with name, size, modification time and some of their bytes,
+    for a copy may keep the time of what it replaces.
     """
     parts = [chosen]
     for path in sorted(path for path in files if path.is_file()):
         stat, name = path.stat(), path.relative_to(root).as_posix()
-        parts.append((name, path.read_bytes()) if path.suffix in TEXTS else (name, stat.st_size, stat.st_mtime_ns))
+        text = path.suffix in TEXTS
+        parts.append((name, path.read_bytes()) if text else (name, stat.st_size, stat.st_mtime_ns, _sample(path)))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _sample(path: Path) -> bytes:
+    """256 bytes at a quarter, at the half, at three quarters and at the end of a file."""
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        return b"".join(os.pread(file.fileno(), 256, max(size * i // 4 - 256, 0)) for i in range(1, 5))
 
 
 class StoredBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True):  # type: ignore[call-arg]
@@ -105,7 +115,7 @@ class StoredBuilder(tfds.core.GeneratorBasedBuilder, ABC, skip_registration=True
 
     def download_and_prepare(self, **kwargs: Any) -> None:
         """See TFDS."""
-        with locked(Path(self.data_dir).parent) as alone:
+        with writing(self.data_dir), locked(Path(self.data_dir).parent) as alone:
             if Path(self.data_dir).exists():
                 store.check_seal(Path(self.data_dir), ())  # loading a split checks the files of that split
                 self.info.read_from_directory(self.data_dir)  # another process may have built it meanwhile

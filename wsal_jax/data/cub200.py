@@ -11,6 +11,7 @@ are looked for under `root`, `root/images` and, as in its CUBV2, `root/<split>`.
 """
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from wsal_jax.data.images import Box, ImageBuilder, Listed, Listing
+from wsal_jax.files import regular
 from wsal_jax.formats.checks import Problems, number, numbered_lines
 from wsal_jax.types import InputError
 
@@ -77,7 +79,7 @@ def list_cub(root: Path, problems: Problems) -> Listing:
             problems.add(where, "has no 1 or 0 in train_test_split.txt: unpack it again")
         elif of_image.get(id) not in classes:
             problems.add(where, "has no class of classes.txt in image_class_labels.txt: unpack it again")
-        elif not (root / path).is_file():
+        elif not os.path.isfile(root / path):  # unlike Path's, False for a name that is too long
             problems.add(where, f"images/{file} is missing: unpack it again")
         else:
             label = classes[of_image[id]]
@@ -106,12 +108,12 @@ def list_wsol(root: Path, lists: Path, measured: str, problems: Problems) -> Lis
                 if box := corners(values, f"localization.txt: {id}", problems_of, sides=False):
                     boxes[id].append(box)
         for id, count in Counter(ids).items():
-            places = [Path(part, id) for part in ("", "images", name) if (root / part / id).is_file()]
+            places = [Path(part, id) for part in ("", "images", name) if os.path.isfile(root / part / id)]
             if ".." in Path(id).parts or not places:
                 problems_of.add(f"image_ids.txt: {id}", "is not below the root, root/images or root/<split>")
             elif count > 1:
                 problems_of.add(f"image_ids.txt: {id}", "is there more than once: keep one line")
-            elif not labels.get(id, "").isdigit():
+            elif not re.fullmatch("[0-9]{1,9}", labels.get(id, "")):
                 problems_of.add(f"image_ids.txt: {id}", "has no number of a class in class_labels.txt")
             elif split == "test" and not boxes[id]:
                 problems_of.add(f"image_ids.txt: {id}", "has no box in localization.txt")
@@ -162,7 +164,7 @@ class Cub200(ImageBuilder):
             raise InputError(f"config.data.reader.split={split!r}: give test, or val together with reader.lists")
         self.lists, self.split = str(lists), split
         state = {"root": root, "lists": lists, "split": split, **kwargs}
-        content = [path.read_bytes() for path in sorted(Path(lists).rglob("*.txt"))] if lists else []
+        content = [regular(path).read_bytes() for path in sorted(Path(lists).rglob("*.txt"))] if lists else []
         super().__init__(root=root, chosen=(split, content), **kwargs)
         self._original_state = state
 

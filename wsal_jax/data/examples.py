@@ -1,5 +1,6 @@
 """The one form in which every builder stores what is known of a video but its features; `pipeline.py` reads it."""
 
+import errno
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike, fspath
@@ -79,12 +80,21 @@ def writer(path: PathLike, info: tfds.core.DatasetInfo) -> Iterator[Callable[[di
     """Gives a function that adds an example to a new file of records, whose bytes depend on the examples alone."""
     serializer = example_serializer.ExampleSerializer(info.features.get_serialized_info())
     records = ArrayRecordWriter(fspath(path), "group_size:1")
+
+    def written(action: Callable[..., Any], *args: Any) -> None:
+        try:
+            action(*args)
+        except RuntimeError as error:  # of a full disk, for example
+            raise OSError(errno.EIO, str(error), fspath(path)) from error
+
+    def write(example: dict[str, Any]) -> None:
+        encoded = serializer.get_tf_example(info.features.encode_example(example))
+        written(records.write, encoded.SerializeToString(deterministic=True))
+
     try:
-        yield lambda example: records.write(
-            serializer.get_tf_example(info.features.encode_example(example)).SerializeToString(deterministic=True)
-        )
+        yield write
     finally:
-        records.close()
+        written(records.close)
 
 
 def read(path: PathLike) -> Iterator[dict[str, Any]]:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from wsal_jax.backbones import images as networks
 from wsal_jax.data.builder import SPLITS, Entry, Folder, FolderBuilder
 from wsal_jax.data.store import Stream
+from wsal_jax.files import regular
 from wsal_jax.formats.checks import FolderError, Problems, is_plain
 from wsal_jax.types import InputError
 
@@ -67,7 +68,7 @@ def open_image(path: Path, max_pixels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PIL, about large pictures and damaged metadata; ours come below
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(regular(path), formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > max_pixels:
                     what = f"{width} x {height} are more than {max_pixels:,} pixels"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from wsal_jax.files import regular
 from wsal_jax.text import cut
 from wsal_jax.types import InputError, some
 
@@ -94,7 +95,7 @@ def read_json(path: Path, problems: Problems) -> Any:
         problems.add(path.name, "is missing")
     except IsADirectoryError:
         problems.add(path.name, "is a folder: give a file")
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problems.add(path.name, f"cannot be read as JSON ({error}): write it again")
     return None
 
@@ -111,7 +112,7 @@ def numbered_lines(path: Path, problems: Problems) -> list[tuple[int, str]]:
     except IsADirectoryError:
         problems.add(path.name, "is a folder: give a file")
         return []
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+    except (OSError, ValueError) as error:
         problems.add(path.name, f"cannot be read ({error}): make it a UTF-8 text file, or remove it")
         return []
     return [(i + 1, line) for i, line in enumerate(map(str.strip, lines)) if line]
@@ -124,13 +125,16 @@ def read_text(path: Path) -> str:
     """The text of a UTF-8 file, which may be compressed with gzip.
 
     Raises:
-      OSError, EOFError, zlib.error: the file cannot be read or decompressed.
-      ValueError: it is not UTF-8, or has more than `MAX_UNPACKED` bytes when decompressed.
+      OSError: the file cannot be read.
+      ValueError: it is not UTF-8, cannot be decompressed, or has more than `MAX_UNPACKED` bytes then.
     """
-    content = path.read_bytes()
+    content = regular(path).read_bytes()
     if content.startswith(b"\x1f\x8b"):
-        with gzip.open(path) as file:
-            content = file.read(MAX_UNPACKED + 1)
+        try:
+            with gzip.open(path) as file:
+                content = file.read(MAX_UNPACKED + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"cannot be decompressed: {error}") from error
         if len(content) > MAX_UNPACKED:
             raise ValueError(f"holds more than {MAX_UNPACKED:,} bytes when unpacked")
     return content.decode("utf-8-sig")

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 
+from wsal_jax.files import regular
 from wsal_jax.formats.checks import Problems
 from wsal_jax.formats.labelled import Labelled, Segment, add, checked, id_of, printable
 
@@ -108,7 +109,7 @@ def read(path: Path, problems: Problems, fps: float | None = None) -> dict[str, 
         problems.add(path.name, "has no .eaf files")
     for file in files:
         try:
-            text = file.read_text(encoding="utf-8-sig")
+            text = regular(file).read_text(encoding="utf-8-sig")
             if "<!DOCTYPE" in text or "<!ENTITY" in text:
                 raise ValueError("it declares a document type, which ELAN does not")
             root = ElementTree.fromstring(text.encode())

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from wsal_jax.files import regular
 from wsal_jax.types import InputError
 
 LIMIT = 64 * 2**30
@@ -29,7 +30,7 @@ Path = str | os.PathLike
 def opened(path: Path, advice: str) -> Iterator[memoryview]:
     """The memory-mapped bytes of a file; any error in the context becomes an InputError about this file."""
     try:
-        with open(path, "rb") as file:
+        with open(regular(path), "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise InputError("is empty")
             view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

@@ -105,6 +105,6 @@ def _segments(result: Any, fps: float, where: str, problems: Problems) -> list[S
             for span in value["ranges"]:
                 times = (float(span["start"]) - 1) / fps, float(span["end"]) / fps
                 segments += [Segment(*times, label) for label in value["timelinelabels"]]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             problems.add(where, 'has a region without "ranges" of "start" and "end", or without "timelinelabels"')
     return segments

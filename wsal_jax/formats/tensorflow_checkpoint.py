@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from tensorboardX.record_writer import masked_crc32c
 
+from wsal_jax.files import regular
 from wsal_jax.types import InputError
 
 MAGIC = 0xDB4775248B80FB57
@@ -54,7 +55,7 @@ def read(prefix: str | os.PathLike) -> dict[str, np.ndarray]:
     prefix = os.fspath(prefix).removesuffix(".index")
     index = Path(f"{prefix}.index")
     with _naming(index):
-        values = dict(_table(index.read_bytes()))
+        values = dict(_table(regular(index).read_bytes()))
         header = _fields(values.pop(b""))
         order = "<>"[header.get(2, [0])[-1]]
         entries = {key.decode(): _entry(key.decode(), value, order) for key, value in values.items()}
@@ -62,7 +63,7 @@ def read(prefix: str | os.PathLike) -> dict[str, np.ndarray]:
     arrays = {}
     for file, path in files.items():
         with _naming(path):
-            content = Path(path).read_bytes()
+            content = regular(path).read_bytes()
             of_file = {name: entry for name, entry in entries.items() if entry.file == file}
             arrays |= {name: _array(content, name, entry) for name, entry in of_file.items()}
     return {name: arrays[name] for name in entries}

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from wsal_jax.files import regular
 from wsal_jax.formats.checks import FolderError, Problems, check_id, is_plain, read_json
 from wsal_jax.types import InputError
 from wsal_jax.video import sidecar
@@ -73,7 +74,7 @@ def read_labels(path: Path, videos: dict[str, Path]) -> tuple[dict[str, str], di
     ids = {**{file.name: id for id, file in videos.items()}, **{id: id for id in videos}}
     problems, splits, labels = Problems(), {}, {}
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open(regular(path), encoding="utf-8-sig", newline="") as file:
             rows = [(number, [cell.strip() for cell in row]) for number, row in enumerate(csv.reader(file), 1) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error}): write lines of video,split,label;label") from error

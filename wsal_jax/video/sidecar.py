@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import Float
 
+from wsal_jax.files import regular
 from wsal_jax.formats.checks import Problems
 from wsal_jax.types import InputError
 
@@ -26,7 +27,7 @@ EXTRACTION = ("extractor", "resampled_to", "feature_stride_frames", "tail")
 
 def digest(path: Path) -> str:
     """The sha256 of a file."""
-    with open(path, "rb") as file:
+    with open(regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -78,7 +79,7 @@ def text(record: dict[str, Any]) -> bytes:
 def read(path: Path) -> dict[str, Any] | None:
     """A sidecar; None where there is none that can be read."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
@@ -141,7 +142,7 @@ def done(
         if same and (verify or info["modified"] != state.st_mtime_ns):
             same = info["sha256"] == digest(video)
         for stream, dim in info["dims"].items():
-            array = np.lib.format.open_memmap(features_path(root, split, stream, id), mode="r")
+            array = np.lib.format.open_memmap(regular(features_path(root, split, stream, id)), mode="r")
             same = same and array.shape == (info["num_features"], dim)
     except Exception:  # whatever is wrong with them, they are made anew
         return None

@@ -17,6 +17,7 @@ from scipy.io import loadmat
 
 from wsal_jax.data.builder import STREAMS
 from wsal_jax.data.layouts import Benchmark, Listing, Sampling, Source
+from wsal_jax.files import regular
 from wsal_jax.formats import arrays
 from wsal_jax.formats.annotations import CLASS_FILES, Record, read_activitynet, read_thumos_text
 from wsal_jax.formats.checks import Problems
@@ -74,7 +75,7 @@ def _read_records(root: Path, problems: Problems) -> dict[str, Record]:
             records = read_activitynet(path, problems)
     for path in sorted(root.rglob("*.mat")):
         try:
-            tables = [table for name, table in loadmat(path).items() if "videos" in name]
+            tables = [table for name, table in loadmat(regular(path)).items() if "videos" in name]
             for row in np.ravel(tables[0]):
                 id = str(np.ravel(row["video_name"])[0])
                 times = {key: float(np.ravel(row[key])[0]) for key in ("frame_rate_FPS", "video_duration_seconds")}
