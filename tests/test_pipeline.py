@@ -66,9 +66,10 @@ def test_stream_reads_what_the_device_would_gather(config, tiny):
     keys = train.make_keys(config)
     flat, starts = pipeline.flat(data, ["rgb"]), np.cumsum(data.lengths) - data.lengths
     for slots in (slice(0, 8), slice(2, 4)):
-        read = list(pipeline.stream(data, ["rgb"], keys, range(3, 8), 8, 10, slots))
-        assert len(read) == 5
-        for step, features in zip(range(3, 8), read):
+        dispatches = [range(3, 5), range(5, 6), range(6, 8)]
+        read = list(pipeline.stream(data, ["rgb"], keys, dispatches, 8, 10, slots))
+        assert [len(features) for features in read] == [2, 1, 2]
+        for step, features in zip(range(3, 8), np.concatenate(read)):
             for seed in range(2):
                 videos, snippets = pipeline.plan(keys[seed], step, data.lengths, 8, 10)
                 expected = flat[starts[videos][:, None] + snippets][slots]

@@ -12,7 +12,7 @@ import pytest
 from ml_collections import FrozenConfigDict
 
 from wsal_jax import checkpoint, method, methods, sharding, signals, train
-from wsal_jax.data import pipeline
+from wsal_jax.data import bank, pipeline
 from wsal_jax.method import Method, Phase, Step
 from wsal_jax.types import InputError, Scores, Video
 
@@ -249,11 +249,11 @@ def test_the_compiled_step_splits_the_batch(config, data):
     """Gradients are summed over devices only if each device has computed those of its own videos."""
     run, mesh = toy(), sharding.make_mesh()
     keys = train.make_keys(config)
-    bank, _ = train.feed(data, ["rgb"], keys, range(1), config, mesh)
+    videos, _ = bank.feed(data, ["rgb"], keys, [range(1)], config, mesh)
     state = sharding.replicate(mesh, train.init(run, method.Spec((data.dims["rgb"],), 3), config, 1))
     keys = jax.random.wrap_key_data(sharding.replicate(mesh, jax.random.key_data(keys)))
     made = train.make_run(run, FrozenConfigDict(config), 1, mesh)
-    assert "all-reduce" in made.lower(state, keys, bank, np.arange(1), None).compile().as_text()
+    assert "all-reduce" in made.lower(state, keys, videos, np.arange(1), None).compile().as_text()
 
 
 def test_update_is_the_mean_gradient_of_the_trained_group(data):
@@ -289,7 +289,7 @@ def test_rounds_remove_snippets_and_never_a_whole_video(config, data, tmp_path):
     log = lambda step, metrics: seen.append((step, float(metrics["a/mask"][0])))  # noqa: E731
     train.fit(run, data, ["rgb"], config, one_device(), tmp_path / "run", log)
     shapes = len({batch.features.shape for batch in pipeline.padded(data, ["rgb"])})
-    assert train.make_revise(run)._cache_size() == shapes  # the second revision compiled nothing
+    assert train.make_revise(run, one_device())._cache_size() == shapes  # the second revision compiled nothing
     assert [step for step, _ in seen] == [4, 8, 12]
     assert seen[0][1] == 1 and 0.4 < seen[1][1] < 0.6 and 0.4 < seen[2][1] < 0.6
 
@@ -340,4 +340,4 @@ def test_every_round_begins_the_schedule_of_the_learning_rate_anew(config, data,
 
 
 def test_chunks_end_at_every_border():
-    assert [list(c) for c in train.chunks(1, 10, 4, [3, 10])] == [[1, 2], [3, 4, 5, 6], [7, 8, 9]]
+    assert [list(c) for c in bank.chunks(1, 10, 4, [3, 10])] == [[1, 2], [3, 4, 5, 6], [7, 8, 9]]

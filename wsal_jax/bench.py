@@ -24,6 +24,7 @@ from wsal_jax import method, methods, metrics, sharding
 from wsal_jax import train as loop
 from wsal_jax.aggregate import marginalized_average, marginalized_average_scan
 from wsal_jax.backbones import efficientnet_lite0, i3d
+from wsal_jax.data.bank import Bank
 from wsal_jax.types import Annotation, Detections
 from wsal_jax.video import bench as video
 
@@ -112,7 +113,7 @@ def train(args: argparse.Namespace) -> None:
     labels = (rng.random((videos, classes)) < 0.1).astype(np.float32)
     features = rng.random((videos * snippets, d), np.float32)
     mesh = sharding.make_mesh()
-    bank = sharding.replicate(mesh, loop.Bank(starts, lengths, labels, labels, features))
+    bank = sharding.replicate(mesh, Bank(starts, starts, lengths, labels, labels, features))
     print(f"{mesh.size} x {mesh.devices[0].device_kind}, JAX {jax.__version__}, d {d}, {classes} classes")
     head = f"{'config':<56} {'phase':<10} {'batch':>5} {'T':>5} {'seeds':>5} {'ms / step':>10} {'of first row':>13}"
     print(f"{head} {'GFLOP':>7} {'rate':>5}")

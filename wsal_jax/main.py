@@ -38,7 +38,7 @@ def run(config: ConfigDict, workdir: str | None = None) -> str:
         pipeline.build(config.data)
     multihost_utils.sync_global_devices("data built")
     builder = pipeline.build(config.data)
-    data = {split: pipeline.load(builder, split) for split in ("train", "test")}
+    data = {split: pipeline.load(builder, split, config.data.dtype) for split in ("train", "test")}
     highlights = options.check(list(methods.values()), config, data, mesh)
     folder = open_run(workdir, config, builder.info.full_name)
     with lock(folder):
