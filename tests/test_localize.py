@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from wsal_jax import localize
-from wsal_jax.types import Annotation, InputError, Meta, Model, Scores
+from wsal_jax.types import Annotation, Detections, InputError, Meta, Model, Scores
 
 
 def meta(length, duration=1e9, fps=1.0, stride=1.0, offset=0.5):
@@ -194,6 +194,69 @@ def test_the_order_of_soft_nms_is_that_of_the_decayed_scores():
     third = 0.7 * np.exp(-(0.2**2) / 0.1)
     expected = [0.9, second * np.exp(-(0.1**2) / 0.1), third]
     np.testing.assert_allclose(localize.soft_nms(segments, p, 0.1), expected)
+
+
+def plain_returning_nms(segments, scores, iou, sigma):
+    result, kept = scores.astype(float), []
+    for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
+        overlaps = [localize.temporal_iou(segments[[i]], segments[[j]])[0, 0] for j in kept]
+        by = next((o for o in overlaps if o > iou), None)
+        if by is None:
+            kept.append(i)
+        else:
+            result[i] *= math.exp(-(by**2) / sigma)
+    return result
+
+
+@pytest.mark.parametrize("iou", [0.0, 0.4, 0.7])
+def test_returning_nms_is_the_plain_definition(iou):
+    rng = np.random.default_rng(0)
+    for k in (0, 1, 2, 40, 40):
+        segments = 15 * rng.random((k, 1)) + np.stack([np.zeros(k), rng.exponential(3, k)], axis=1)
+        p = rng.integers(0, 10, k) / 9
+        expected = plain_returning_nms(segments, p, iou, 0.3)
+        np.testing.assert_allclose(localize.returning_nms(segments, p, iou, 0.3), expected, rtol=1e-12)
+
+
+def test_a_returning_segment_decays_once():
+    """The last overlaps two that are kept, by 0.6 and 0.5; the one of higher score suppresses it."""
+    segments = np.array([[0.0, 6], [6, 11], [0, 10]])
+    found = localize.returning_nms(segments, np.array([0.9, 0.8, 0.7]), 0.4, 0.3)
+    np.testing.assert_allclose(found, [0.9, 0.8, 0.7 * math.exp(-(0.6**2) / 0.3)])
+    with pytest.raises(InputError, match="sigma of NMS with decayed return is 0"):
+        localize.returning_nms(segments, np.ones(3), 0.4, 0)
+
+
+def test_contrast_is_the_mean_inside_minus_that_of_both_flanks():
+    values = np.random.default_rng(0).random(12)
+    runs = np.array([[0, 3], [0, 4], [2, 10], [3, 12], [0, 12], [11, 12]])
+    for (i, j), found in zip(runs.tolist(), localize.contrast(values, runs)):
+        near = [t for t in range(12) if i - (j - i) // 4 <= t < i or j <= t < j + (j - i) // 4]
+        assert found == pytest.approx(values[i:j].mean() - (values[near].mean() if near else 0))
+
+
+def test_proposals_by_contrast():
+    """Two classes share the runs of one level; equal runs stay; the upsampled level has edges of parts of snippets."""
+    level = np.array([0, 0.6, 0.6, 0, 0.3])
+    values = np.stack([level, -level, np.ones(5)], axis=1)
+    options = ConfigDict(dict(reject=0.2, thresholds=(0.2, 0.5), prior=0.2))
+    found = localize.by_contrast(level[:, None], values, np.array([0.5, 0.3, 0.1]), meta(5), options)
+    first = [(0, 1, 3, 0.7), (0, 1, 3, 0.7), (0, 4, 5, 0.4)]
+    assert rows(found) == approx([*first, (1, 1, 3, 0), (1, 1, 3, 0), (1, 4, 5, 0)])
+    high = localize.upsample(values, 4)
+    fine = localize.by_contrast(high, high, np.array([0.9, 0, 0]), meta(5), options)
+    assert [row[1:3] for row in rows(fine)] == [(0.5, 2.75), (1.0, 2.25), (3.75, 5.0), (4.75, 5.0)]
+    own = localize.by_contrast(values, values, np.array([0, 0.3, 0.3]), meta(5), options)
+    assert rows(own) == approx([(2, 0, 5, 1.06), (2, 0, 5, 1.06)])  # of class 1 nothing is above a threshold
+
+
+def test_scores_are_decayed_within_a_class():
+    segments, p = np.array([[0.0, 2], [0, 2], [5, 6], [0, 2]]), np.array([0.5, 0.7, 0.6, 0.9])
+    found = Detections(segments, np.array([1, 0, 1, 1]), p)
+    decayed = localize.rescore_by_class(found, lambda segments, p: localize.soft_nms(segments, p, 0.5))
+    assert rows(decayed) == approx([(0, 0, 2, 0.7), (1, 0, 2, 0.5 * math.exp(-2)), (1, 0, 2, 0.9), (1, 5, 6, 0.6)])
+    nothing = Detections(segments[:0], np.zeros(0, int), p[:0])
+    assert not len(localize.rescore_by_class(nothing, np.multiply).scores)
 
 
 def test_propose_by_soft_nms():

@@ -23,6 +23,9 @@ def check(method, config, data, mesh):
         ("batch_size", 13, "only 12 training videos"),
         ("batch_size", 4, "multiple of the 8 devices"),
         ("steps", 0, "config.steps=0"),
+        ("pairs", 5, "config.pairs=5: give 0 to 4"),
+        ("pairs", -1, "config.pairs=-1"),
+        ("optimizer.coupled_l2", -1.0, "config.optimizer.coupled_l2=-1.0"),
         ("num_snippets", -1, "config.num_snippets=-1"),
         ("data.placement", "disk", "config.data.placement='disk'"),
         ("optimizer.name", "adamm", "adamm"),
@@ -52,6 +55,9 @@ def check(method, config, data, mesh):
 def test_options_that_cannot_work_are_refused(config, data, option, value, message):
     if option == "optimizer":
         config.optimizer = value
+    elif option in ("pairs", "optimizer.coupled_l2"):  # which the config of MAAN does not have
+        config.pairs = value if option == "pairs" else 0
+        config.optimizer.coupled_l2 = value if option != "pairs" else 0.0
     else:
         config.update_from_flattened_dict({option: value})
     with pytest.raises(InputError, match=message):
@@ -100,3 +106,11 @@ def test_a_config_is_found_by_its_name_from_anywhere(tmp_path, monkeypatch):
             options.find(text)
     with pytest.raises(InputError, match=r"did you mean maan or maan2d\?"):
         options.find("configs/mann.py:quick")
+
+
+def test_pairs_need_a_class_of_two_videos(config, data):
+    config.pairs = 1
+    alone = data._replace(labels=data.labels * (data.labels.cumsum(0) == 1))  # each class in its first video alone
+    with pytest.raises(InputError, match=r"config\.pairs=1: no class has two training videos"):
+        check(toy(), config, alone, sharding.make_mesh())
+    check(toy(), config, data, sharding.make_mesh())

@@ -46,6 +46,22 @@ def test_a_batch_that_straddles_no_epoch_leaves_out_the_rest():
     assert len({*first.tolist(), *second.tolist()}) == 8
 
 
+def test_pairs_share_a_class_and_the_other_places_stay():
+    """Classes and the videos of a class are uniform; classes of one video, and of none, are not drawn."""
+    labels = np.float32([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 2, 0, 0]])
+    plan = partial(pipeline.plan, batch_size=5, num_snippets=3)
+    draw = lambda **pairs: jax.jit(jax.vmap(partial(plan, **pairs), (None, 0, None)))  # noqa: E731
+    args = jax.random.key(0), jnp.arange(3000), jnp.full(5, 8)
+    videos = np.asarray(draw(labels=labels, pairs=2)(*args)[0])
+    pairs = np.sort(videos[:, :4].reshape(-1, 2))
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    assert found.tolist() == [[0, 1], [0, 2], [1, 2], [1, 4]]  # the first three by class 0, the last by class 1
+    assert chisquare(counts, np.array([1, 1, 1, 3]) * 1000).pvalue > 1e-3
+    first = pairs[::2, 1] == 4
+    assert abs(np.corrcoef(first, pairs[1::2, 1] == 4)[0, 1]) < 0.07  # the pairs of a batch are independent
+    np.testing.assert_array_equal(videos[:, 4:], draw()(*args)[0][:, 4:])
+
+
 @pytest.mark.parametrize("streams", [["rgb"], ["flow"], ["rgb", "flow"]])
 def test_flat_holds_every_video(tiny, streams):
     data = pipeline.load(tiny, "train")
@@ -60,18 +76,19 @@ def test_flat_holds_every_video(tiny, streams):
         np.testing.assert_array_equal(data.labels[video], example["labels"])
 
 
-def test_stream_reads_what_the_device_would_gather(config, tiny):
+@pytest.mark.parametrize("pairs", [0, 2])
+def test_stream_reads_what_the_device_would_gather(config, tiny, pairs):
     data = pipeline.load(tiny, "train")
     config.seeds = 2
     keys = train.make_keys(config)
     flat, starts = pipeline.flat(data, ["rgb"]), np.cumsum(data.lengths) - data.lengths
     for slots in (slice(0, 8), slice(2, 4)):
         dispatches = [range(3, 5), range(5, 6), range(6, 8)]
-        read = list(pipeline.stream(data, ["rgb"], keys, dispatches, 8, 10, slots))
+        read = list(pipeline.stream(data, ["rgb"], keys, dispatches, 8, 10, slots, pairs))
         assert [len(features) for features in read] == [2, 1, 2]
         for step, features in zip(range(3, 8), np.concatenate(read)):
             for seed in range(2):
-                videos, snippets = pipeline.plan(keys[seed], step, data.lengths, 8, 10)
+                videos, snippets = pipeline.plan(keys[seed], step, data.lengths, 8, 10, data.labels, pairs)
                 expected = flat[starts[videos][:, None] + snippets][slots]
                 np.testing.assert_array_equal(features[seed], expected)
 

@@ -64,7 +64,7 @@ def test_seeds_are_trained_alike_together_and_alone(config, data, tmp_path):
 
 def test_reading_from_disk_trains_the_same_model(config, data, tmp_path):
     maan = methods.get(config.method)
-    params = {}
+    config.pairs, params = 3, {}
     for config.data.placement in ("device", "stream"):
         directory = tmp_path / config.data.placement
         params[config.data.placement] = train.fit(maan, data, ["rgb", "flow"], config, one_device(), directory)
@@ -341,3 +341,25 @@ def test_every_round_begins_the_schedule_of_the_learning_rate_anew(config, data,
 
 def test_chunks_end_at_every_border():
     assert [list(c) for c in bank.chunks(1, 10, 4, [3, 10])] == [[1, 2], [3, 4, 5, 6], [7, 8, 9]]
+
+
+def test_coupled_l2_is_part_of_the_gradient():
+    """As in PyTorch's Adam: its first step is the rate times the sign of gradient plus decay."""
+    params, gradient = jnp.float32([1.0, -2.0, 3.0, 0.5]), jnp.float32([0.1, 0.05, -0.1, 0.0])
+
+    def step(**options):
+        optimizer = train.make_optimizer(FrozenConfigDict(dict(learning_rate=0.1, **options)))
+        return optimizer.update(gradient, optimizer.init(params), params)[0]
+
+    np.testing.assert_allclose(step(name="sgd", coupled_l2=0.04), -0.1 * (gradient + 0.04 * params), rtol=1e-6)
+    decayed = [-0.1, 0.1, -0.1, -0.1]  # signs of 0.14, -0.03, 0.02 and 0.02
+    np.testing.assert_allclose(step(name="adam", coupled_l2=0.04), decayed, rtol=1e-4)
+    np.testing.assert_array_equal(step(name="adam", coupled_l2=0.0), step(name="adam"))
+
+
+def test_without_coupled_l2_the_optimizer_has_its_old_state():
+    """Or older checkpoints could not be continued."""
+    for decay in ({}, dict(coupled_l2=0.0)):
+        optimizer = train.make_optimizer(FrozenConfigDict(dict(name="adam", learning_rate=0.1, **decay)))
+        states = [jax.tree.structure(x.init(jnp.ones(3))) for x in (optimizer, optax.adam(0.1))]
+        assert states[0] == states[1]

@@ -103,7 +103,8 @@ def aggregate(args: argparse.Namespace) -> None:
 def train(args: argparse.Namespace) -> None:
     """Training steps of each --config, phase by phase, on random features at the size of the paper, on all devices.
 
-    Each row times dispatches of up to `config.log_every` steps (fewer if steps are slow), without checkpoints and logs.
+    A model of joined streams has d dimensions of each. Each row times dispatches of up to `config.log_every` steps
+    (fewer if steps are slow), without checkpoints and logs.
     "GFLOP" counts the matrix products of a step. "rate" compares their speed with that of a plain large product, timed
     just before.
     """
@@ -111,9 +112,7 @@ def train(args: argparse.Namespace) -> None:
     rng = np.random.default_rng(0)
     starts, lengths = np.arange(videos) * snippets, np.full(videos, snippets)
     labels = (rng.random((videos, classes)) < 0.1).astype(np.float32)
-    features = rng.random((videos * snippets, d), np.float32)
-    mesh = sharding.make_mesh()
-    bank = sharding.replicate(mesh, Bank(starts, starts, lengths, labels, labels, features))
+    mesh, banks = sharding.make_mesh(), {}
     print(f"{mesh.size} x {mesh.devices[0].device_kind}, JAX {jax.__version__}, d {d}, {classes} classes")
     head = f"{'config':<56} {'phase':<10} {'batch':>5} {'T':>5} {'seeds':>5} {'ms / step':>10} {'of first row':>13}"
     print(f"{head} {'GFLOP':>7} {'rate':>5}")
@@ -123,9 +122,14 @@ def train(args: argparse.Namespace) -> None:
         config = runpy.run_path(path)["get_config"](switches)
         config.seeds = seeds
         whole = methods.get(config.method)
+        dims = (d,) * len(config.streams[0].split("+"))
+        if dims not in banks:
+            features = rng.random((videos * snippets, sum(dims)), np.float32)
+            banks = {dims: sharding.replicate(mesh, Bank(starts, starts, lengths, labels, labels, features))}
+        bank = banks[dims]
         for phase in whole.phases:
             one = whole._replace(phases=(phase,))
-            state = sharding.replicate(mesh, loop.init(one, method.Spec((d,), classes), config, len(features)))
+            state = sharding.replicate(mesh, loop.init(one, method.Spec(dims, classes), config, videos * snippets))
             run = loop.make_run(one, FrozenConfigDict(config), videos // config.batch_size, mesh)
             keys = loop.make_keys(config)
             operations = product_operations(jax.make_jaxpr(run)(state, keys, bank, np.arange(1), None))

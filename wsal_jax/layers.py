@@ -35,6 +35,48 @@ def attend(
     return jax.nn.sigmoid(dense(layers["out"], hidden))[:, 0]
 
 
+def init_conv(key: PRNGKeyArray, width: int, inputs: int, outputs: int, scale: float | int = 2.0) -> dict[str, Array]:
+    """The layer of `conv`: kernel [width, inputs, outputs], uniform with variance scale / (width inputs), zero bias."""
+    kernel = jax.nn.initializers.variance_scaling(scale, "fan_in", "uniform")(key, (width, inputs, outputs))
+    return {"kernel": kernel, "bias": jnp.zeros(outputs)}
+
+
+def conv(layer: dict[str, Any], x: Float[Array, "n i"], mask: Float[Array, " n"]) -> Float[Array, "n o"]:
+    """A convolution over time of odd width that sees zeros where masked and beyond the ends.
+
+    Masked snippets of the result hold what the layer makes of their neighbours; the next `conv` masks them again.
+    A product for each tap, since kernels that differ by seed, under vmap, would make a grouped convolution, which is
+    slow.
+    """
+    width = len(layer["kernel"])
+    padded = jnp.pad(x * mask[:, None], ((width // 2, width // 2), (0, 0)))
+    return sum(padded[i : i + len(x)] @ layer["kernel"][i] for i in range(width)) + layer["bias"]
+
+
+def top_mean(
+    values: Float[Array, "n c"], mask: Float[Array, " n"], share: int, by: Float[Array, "n #c"] | None = None
+) -> Float[Array, " c"]:
+    """For each class by itself, the mean of its values at the k snippets where `by` (the values if None) is largest.
+
+    k = max(1, floor(m / share)), where m is the number of snippets that are not masked. Among equals the first count.
+    0 if all are masked.
+    """
+    there = mask[:, None] > 0
+    by = jax.lax.stop_gradient(jnp.broadcast_to(values if by is None else by, values.shape))
+    order = jnp.argsort(jnp.where(there, -by, jnp.inf), axis=0)
+    k = jnp.maximum(1, there.sum() // share)
+    chosen = (jnp.arange(len(values))[:, None] < k) & jnp.take_along_axis(there, order, axis=0)
+    ordered = jnp.take_along_axis(values, order, axis=0)
+    return jnp.where(chosen, ordered, 0).sum(0) / jnp.maximum(chosen.sum(0), 1)
+
+
+def dropout(key: PRNGKeyArray | None, x: Float[Array, "*n"], rate: float) -> Float[Array, "*n"]:
+    """Inverted dropout of entries: 0 with probability `rate`, otherwise divided by 1 - rate. None: no dropout."""
+    if key is None or not rate:
+        return x
+    return x * (jax.random.bernoulli(key, 1 - rate, x.shape) / (1 - rate))
+
+
 def drop_dimensions(key: PRNGKeyArray, features: Float[Array, "n d"], rate: float) -> Float[Array, "n d"]:
     """Inverted dropout of feature dimensions, the same ones in all snippets of a video.
 

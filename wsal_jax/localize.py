@@ -6,7 +6,7 @@ The steps that all methods share (classes, runs, their means, seconds, suppressi
 A run [first, end) has the edges of its snippets, which are integers: snippet i is from i to i + 1.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -60,6 +60,59 @@ def run_means(values: Float[np.ndarray, " n"], runs: Shaped[np.ndarray, "k 2"]) 
     return run_sums(values, runs) / np.where(length > 0, length, 1)
 
 
+def flanks(
+    runs: Int[np.ndarray, "k 2"], length: Float[np.ndarray, "k 1"] | Int[np.ndarray, "k 1"]
+) -> tuple[Shaped[np.ndarray, "k 2"], Shaped[np.ndarray, "k 2"]]:
+    """The intervals of the given lengths before and after each run; they may extend beyond the video."""
+    start, end = runs[:, :1], runs[:, 1:]
+    return np.concatenate([start - length, start], axis=1), np.concatenate([end, end + length], axis=1)
+
+
+def contrast(values: Float[np.ndarray, " n"], runs: Int[np.ndarray, "k 2"]) -> Float[np.ndarray, " k"]:
+    """Outer-inner contrast: the mean over each run minus the mean over both its flanks together.
+
+    A flank has a quarter of the run's values, rounded down, less what is outside the video; without any, the outer mean
+    is 0.
+
+    Args:
+      values: of one class.
+      runs: among them.
+    """
+    around = [flank.clip(0, len(values)) for flank in flanks(runs, np.diff(runs) // 4)]
+    total = sum(run_sums(values, flank) for flank in around)
+    count = sum(np.diff(flank)[:, 0] for flank in around)
+    return run_means(values, runs) - total / np.maximum(count, 1)
+
+
+def by_contrast(
+    level: Float[np.ndarray, "m #c"],
+    values: Float[np.ndarray, "m c"],
+    video_score: Float[np.ndarray, " c"],
+    meta: Meta,
+    options: ConfigDict | FrozenConfigDict,
+) -> Detections:
+    """The detections of each of `predicted_classes`, before suppression: runs at several thresholds, by `contrast`.
+
+    A run of values whose level is > one of the thresholds, which are absolute, is a segment; equal ones of several
+    thresholds all stay. Its score is its contrast plus `options.prior` times the video score of the class, and 0 where
+    that is negative, since suppression multiplies scores by less than 1, which would raise negative ones.
+
+    Args:
+      level: what is cut: of each class, or one for all; m is a multiple of the video's snippets, see `upsample`.
+      values: what scores.
+      video_score: of each class.
+      meta: of the video.
+      options: `reject`, `thresholds` and `prior`.
+    """
+    level = np.broadcast_to(level, values.shape)
+    found = []
+    for c in predicted_classes(video_score, options.reject):
+        runs = runs_above(level[:, c], options.thresholds)
+        score = contrast(values[:, c], runs) + options.prior * video_score[c]
+        found.append(detections(runs * (meta.length / len(level)), c, np.maximum(score, 0), meta))
+    return join(found)
+
+
 def upsample(values: Float[np.ndarray, "n c"], factor: int) -> Float[np.ndarray, "m c"]:
     """`factor` values for each, interpolated linearly; beyond the last one as between the last two. m = n factor."""
     values = np.concatenate([values, 2 * values[-1:] - values[-2:][:1]])
@@ -100,14 +153,41 @@ def nms(segments: Float[np.ndarray, "k 2"], scores: Float[np.ndarray, " k"], iou
       scores: of the segments.
       iou: the most that two kept segments overlap by.
     """
+    order = np.argsort(-scores, kind="stable")
+    return order[_suppressing(segments, scores, iou)[order] < 0]
+
+
+def returning_nms(
+    segments: Float[np.ndarray, "k 2"], scores: Float[np.ndarray, " k"], iou: float, sigma: float | int
+) -> Float[np.ndarray, " k"]:
+    """`nms` after which what goes comes back once, with a decayed score; the scores of all segments, in input order.
+
+    The score of a segment that is not kept becomes `score * exp(-o ** 2 / sigma)`, where o is its temporal IoU with the
+    kept one that suppressed it. Scores are >= 0.
+
+    Raises:
+      InputError: a sigma that is not positive.
+    """
+    if not sigma > 0:
+        raise InputError(f"sigma of NMS with decayed return is {sigma}: must be positive")
+    return scores * np.exp(-(_suppressing(segments, scores, iou).clip(0) ** 2) / sigma)
+
+
+def _suppressing(
+    segments: Float[np.ndarray, "k 2"], scores: Float[np.ndarray, " k"], iou: float
+) -> Float[np.ndarray, " k"]:
+    """For each segment its IoU with the one that makes it go in `nms`, the first to; -1 for segments that are kept."""
     by_start, first, last = _by_start(segments)
-    rest, kept = np.ones(len(scores), bool), []
+    rest, overlaps = np.ones(len(scores), bool), np.full(len(scores), -1.0)
     for best in np.argsort(-scores, kind="stable"):
         if rest[best]:
-            kept.append(best)
+            rest[best] = False
             near = by_start[first[best] : last[best]]
-            rest[near[temporal_iou(segments[[best]], segments[near])[0] > iou]] = False
-    return np.array(kept, np.intp)
+            near = near[rest[near]]
+            overlap = temporal_iou(segments[[best]], segments[near])[0]
+            overlaps[near[overlap > iou]] = overlap[overlap > iou]
+            rest[near[overlap > iou]] = False
+    return overlaps
 
 
 def nms_by_class(detections: Detections, iou: float) -> Detections:
@@ -119,6 +199,18 @@ def nms_by_class(detections: Detections, iou: float) -> Detections:
         kept.append(of_label[nms(segments[of_label], scores[of_label], iou)])
     kept = np.concatenate(kept)
     return Detections(segments[kept], labels[kept], scores[kept])
+
+
+def rescore_by_class(
+    detections: Detections,
+    rescore: Callable[[Float[np.ndarray, "k 2"], Float[np.ndarray, " k"]], Float[np.ndarray, " k"]],
+) -> Detections:
+    """All detections, by class, with the scores of `rescore(segments, scores)` of each: `soft_nms`, `returning_nms`."""
+    found = []
+    for label in np.unique(detections.labels):
+        segments, labels, scores = (part[detections.labels == label] for part in detections)
+        found.append(Detections(segments, labels, rescore(segments, scores)))
+    return join(found)
 
 
 def soft_nms(

@@ -129,6 +129,7 @@ def check_training(config: ConfigDict, data: pipeline.Dataset, mesh: Mesh) -> No
         raise InputError(f"config.batch_size={config.batch_size}: there are only {len(data.lengths)} training videos")
     if config.batch_size % mesh.size:
         raise InputError(f"config.batch_size={config.batch_size}: give a multiple of the {mesh.size} devices")
+    check_pairs(config, data)
     choices = dict(placement=bank.PLACEMENTS, dtype=pipeline.DTYPES)
     for name, there in choices.items():
         if config.data[name] not in there:
@@ -136,6 +137,15 @@ def check_training(config: ConfigDict, data: pipeline.Dataset, mesh: Mesh) -> No
     if config.data.placement == "split" and config.get("pairs", 0):
         raise InputError("config.data.placement='split': pairs cannot be drawn from split videos; set config.pairs=0")
     check_optimizer(config)
+
+
+def check_pairs(config: ConfigDict, data: pipeline.Dataset) -> None:
+    """Raises InputError for `config.pairs`, if there is one, that do not fit the batch or the data."""
+    pairs = config.get("pairs", 0)
+    if not 0 <= 2 * pairs <= config.batch_size:
+        raise InputError(f"config.pairs={pairs}: give 0 to {config.batch_size // 2}, half of config.batch_size")
+    if pairs and ((data.labels > 0).sum(0) < 2).all():
+        raise InputError(f"config.pairs={pairs}: no class has two training videos; give 0")
 
 
 def check_optimizer(config: ConfigDict) -> None:

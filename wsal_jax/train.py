@@ -47,11 +47,17 @@ def from_optax(options: dict[str, Any]) -> Any:
 
 
 def make_optimizer(config: ConfigDict | FrozenConfigDict) -> optax.GradientTransformation:
-    """The optimizer of `config.optimizer`; a learning rate with a name of its own is an optax schedule."""
+    """The optimizer of `config.optimizer`; a learning rate with a name of its own is an optax schedule.
+
+    `coupled_l2` (0 if absent) times the parameters is added to the gradient before the optimizer sees it: the weight
+    decay of PyTorch's Adam, which Adam then scales, unlike that of AdamW.
+    """
     options = config.to_dict()
     if isinstance(options.get("learning_rate"), dict):
         options["learning_rate"] = from_optax(options["learning_rate"])
-    return from_optax(options)
+    coupled_l2 = options.pop("coupled_l2", 0.0)
+    optimizer = from_optax(options)
+    return optax.chain(optax.add_decayed_weights(coupled_l2), optimizer) if coupled_l2 else optimizer
 
 
 def make_keys(config: ConfigDict, model: str = "") -> Key[Array, " s"]:

@@ -99,7 +99,10 @@ def take(
     config: FrozenConfigDict,
 ) -> Video:
     """The batch of one seed, with a leading axis of videos; `features` as read from disk, or None."""
-    chosen, snippets = pipeline.plan(key, step, bank.lengths, batch_size, config.num_snippets)
+    pairs = config.get("pairs", 0)
+    chosen, snippets = pipeline.plan(
+        key, step, bank.lengths, batch_size, config.num_snippets, labels=bank.labels, pairs=pairs
+    )
     if features is None:
         features = bank.features[bank.rows[chosen][:, None] + snippets]
     mask = keep[bank.starts[chosen][:, None] + snippets].astype(jnp.float32)
@@ -204,5 +207,6 @@ def feed(
         parts = -(-len(steps) // most)
         dispatches += chunks(steps.start, steps.stop, -(-len(steps) // parts))
     place = partial(jax.make_array_from_process_local_data, sharding.split(mesh, axis=2))
-    batches = pipeline.stream(data, streams, keys, dispatches, config.batch_size, config.num_snippets, slots, place)
+    sizes = config.batch_size, config.num_snippets, slots, config.get("pairs", 0)
+    batches = pipeline.stream(data, streams, keys, dispatches, *sizes, place)
     return bank, zip(dispatches, batches)

@@ -188,19 +188,44 @@ def _read(dataset, video, streams, snippets=None):
     return rounded(np.concatenate(features, axis=-1), kind(dataset, streams))
 
 
+def draw_pairs(key: PRNGKeyArray, labels: Float[ArrayLike, "v c"], pairs: int) -> Int[Array, " k"]:
+    """`pairs` times two different videos that share a class; k = 2 pairs, and those of a pair are neighbours.
+
+    The class of each pair is uniform among those of two videos or more (there must be one), with replacement; its two
+    videos are uniform, too.
+    """
+    has = jnp.asarray(labels).T > 0
+    class_key, video_key = jax.random.split(key)
+    shared = jnp.where(has.sum(1) > 1, 0.0, -jnp.inf)
+    classes = jax.random.categorical(class_key, shared, shape=(pairs,))
+    noise = jax.random.uniform(video_key, (pairs, has.shape[1]))
+    return jax.lax.top_k(jnp.where(has[classes], noise, -1.0), 2)[1].reshape(-1)
+
+
 def plan(
-    key: PRNGKeyArray, step: Int[ArrayLike, ""] | int, lengths: Int[ArrayLike, " v"], batch_size: int, num_snippets: int
+    key: PRNGKeyArray,
+    step: Int[ArrayLike, ""] | int,
+    lengths: Int[ArrayLike, " v"],
+    batch_size: int,
+    num_snippets: int,
+    labels: Float[ArrayLike, "v c"] | None = None,
+    pairs: int = 0,
 ) -> tuple[Int[Array, " b"], Int[Array, "b t"]]:
     """The videos of a training step and the snippets of each.
 
     Videos come in epochs of v // batch_size steps, shuffled anew for each; what does not fill a batch waits for another
     epoch. A video of n snippets is cut into `num_snippets` equal parts with one random snippet of each (MAAN section
     3.1), so snippets repeat where n is smaller.
+
+    With `pairs`, the first 2 pairs places of a batch have the videos of `draw_pairs` instead: places (0, 1), (2, 3) and
+    so on. The other places keep those of the epoch, so that some videos of an epoch are seen in pairs alone.
     """
     lengths = jnp.asarray(lengths)
     epoch, position = jnp.divmod(step, lengths.size // batch_size)
     order = jax.random.permutation(named(key, "order", epoch), lengths.size)
     videos = jax.lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
+    if pairs:
+        videos = videos.at[: 2 * pairs].set(draw_pairs(named(key, "pairs", step), labels, pairs))
     within = jax.random.uniform(named(key, "snippets", step), (batch_size, num_snippets))
     n = lengths[videos][:, None]
     snippets = jnp.floor((jnp.arange(num_snippets) + within) * n / num_snippets).astype(jnp.int32)
@@ -224,6 +249,7 @@ def stream(
     batch_size: int,
     num_snippets: int,
     slots: slice,
+    pairs: int = 0,
     place: Callable[[Float[np.ndarray, "k s b t d"]], Any] = lambda features: features,
 ) -> Iterator[Any]:
     """The features of the plans of several seeds, read from disk by threads, one dispatch after the other.
@@ -238,9 +264,11 @@ def stream(
       batch_size: of the plan.
       num_snippets: of the plan.
       slots: the places in the batch that this process wants; b is their number.
+      pairs: of the plan.
       place: what the threads do with the features [k s b t d] of a dispatch, whose dtype is that of `kind`.
     """
-    one = partial(plan, lengths=dataset.lengths, batch_size=batch_size, num_snippets=num_snippets)
+    sizes = dict(batch_size=batch_size, num_snippets=num_snippets, labels=dataset.labels, pairs=pairs)
+    one = partial(plan, lengths=dataset.lengths, **sizes)
     draw = jax.jit(jax.vmap(jax.vmap(one, (0, None)), (None, 0)))
     rows = num_snippets, sum(dataset.dims[name] for name in streams)
 

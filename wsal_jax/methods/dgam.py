@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import nn
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 from scipy.ndimage import gaussian_filter1d
 
@@ -414,18 +414,10 @@ def by_attention(own: Model, others: Sequence[Model], meta: Meta) -> Detections:
             weight = localize.run_sums(attention, runs)
             return np.divide(localize.run_sums(weighted, runs), weight, out=np.zeros(len(runs)), where=weight > TINY)
 
-        before, after = (mean(flank) for flank in flanks(runs, np.diff(runs) / 4))
+        before, after = (mean(flank) for flank in localize.flanks(runs, np.diff(runs) / 4))
         score = mean(runs) - options.eta * (before + after)
         found.append(localize.detections(runs, c, score, meta))
     return localize.join(found)
-
-
-def flanks(
-    runs: Int[np.ndarray, "k 2"], length: Float[np.ndarray, "k 1"] | Int[np.ndarray, "k 1"]
-) -> tuple[Shaped[np.ndarray, "k 2"], Shaped[np.ndarray, "k 2"]]:
-    """The intervals of the given lengths before and after each run; they may extend beyond the video."""
-    start, end = runs[:, :1], runs[:, 1:]
-    return np.concatenate([start - length, start], axis=1), np.concatenate([end, end + length], axis=1)
 
 
 def as_released(own: Model, others: Sequence[Model], meta: Meta) -> Detections:
@@ -467,7 +459,7 @@ def as_released(own: Model, others: Sequence[Model], meta: Meta) -> Detections:
     found = []
     for i, c in enumerate(classes):
         runs = localize.components(level[:, i] > options.mask_threshold)
-        around = flanks(runs, np.diff(runs) // 4 + 1)
+        around = localize.flanks(runs, np.diff(runs) // 4 + 1)
         before, after = (localize.run_means(values[:, i], flank) for flank in around)
         score = localize.run_means(values[:, i], runs) - options.eta * (before + after)
         found.append(localize.detections(runs * (length / len(level)), c, score, meta))
