@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PRNGKeyArray
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from wsal_jax import sharding
@@ -49,7 +49,12 @@ def placement(data: Dataset, streams: Sequence[str], config: ConfigDict, devices
     """ "device", "split" or "stream" for the features of a model on so many devices."""
     if config.data.placement != "auto":
         return config.data.placement
-    size, limit = pipeline.num_bytes(data, streams), config.data.device_gb * 2**30
+    return by_bytes(pipeline.num_bytes(data, streams), config, devices)
+
+
+def by_bytes(size: int, config: ConfigDict, devices: int) -> str:
+    """What "auto" places features of so many bytes in. Pairs of videos cannot be drawn where they are split."""
+    limit = config.data.device_gb * 2**30
     if size <= limit:
         return "device"
     return "split" if size / devices <= limit and not config.get("pairs", 0) else "stream"
@@ -93,7 +98,7 @@ def take(
     bank: Bank,
     keep: Bool[Array, " total"],
     key: PRNGKeyArray,
-    step: Int[Array, ""],
+    step: Int[ArrayLike, ""] | int,
     features: Float[Array, "b t f"] | None,
     batch_size: int,
     config: FrozenConfigDict,
@@ -114,7 +119,7 @@ def share(
     bank: Bank,
     keep: Bool[Array, " total"],
     key: PRNGKeyArray,
-    step: Int[Array, ""],
+    step: Int[ArrayLike, ""] | int,
     device: Int[Array, ""],
     batch_size: int,
     steps_per_epoch: int,
@@ -137,9 +142,9 @@ def share(
 
 def batch(
     bank: Bank,
-    keep: Bool[Array, "s total"],
+    keep: Bool[ArrayLike, "s total"],
     keys: Key[Array, " s"],
-    step: Int[Array, ""],
+    step: Int[ArrayLike, ""] | int,
     features: Float[Array, "s b t f"] | None,
     steps_per_epoch: int,
     config: FrozenConfigDict,

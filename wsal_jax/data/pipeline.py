@@ -268,12 +268,13 @@ def stream(
       place: what the threads do with the features [k s b t d] of a dispatch, whose dtype is that of `kind`.
     """
     sizes = dict(batch_size=batch_size, num_snippets=num_snippets, labels=dataset.labels, pairs=pairs)
-    one = partial(plan, lengths=dataset.lengths, **sizes)
-    draw = jax.jit(jax.vmap(jax.vmap(one, (0, None)), (None, 0)))
+    draw = jax.jit(jax.vmap(partial(plan, lengths=dataset.lengths, **sizes), (0, None)))
+    draw = draw.lower(keys, np.int32(0)).compile()  # once, before the threads want it
     rows = num_snippets, sum(dataset.dims[name] for name in streams)
 
     def read_dispatch(steps: range) -> Any:
-        videos, snippets = (part[:, :, slots] for part in jax.device_get(draw(keys, np.asarray(steps))))
+        plans = jax.device_get([draw(keys, np.int32(step)) for step in steps])
+        videos, snippets = (np.stack(part)[:, :, slots] for part in zip(*plans))
         features = np.empty((*videos.shape, *rows), kind(dataset, streams))
         for at in np.ndindex(videos.shape):
             features[at] = _read(dataset, videos[at], streams, snippets[at])
