@@ -28,6 +28,7 @@ def check(method, config, data, mesh):
         ("optimizer.coupled_l2", -1.0, "config.optimizer.coupled_l2=-1.0"),
         ("num_snippets", -1, "config.num_snippets=-1"),
         ("data.placement", "disk", "config.data.placement='disk'"),
+        ("data.dtype", "int8", "config.data.dtype='int8': there are stored, float32"),
         ("optimizer.name", "adamm", "adamm"),
         ("optimizer.learning_rate", -1e-3, "config.optimizer.learning_rate=-0.001"),
         ("optimizer.learning_rate", float("nan"), "config.optimizer.learning_rate=nan"),

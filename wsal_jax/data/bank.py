@@ -46,7 +46,7 @@ class Bank(NamedTuple):
 
 
 def placement(data: Dataset, streams: Sequence[str], config: ConfigDict, devices: int) -> str:
-    """ "device", "split" or "stream" for the features of a model on so many devices."""
+    """Where the features of a model lie on so many devices: "device", "split" or "stream"."""
     if config.data.placement != "auto":
         return config.data.placement
     return by_bytes(pipeline.num_bytes(data, streams), config, devices)
@@ -87,11 +87,12 @@ def split(data: Dataset, streams: Sequence[str], mesh: Mesh) -> Bank:
             rows[: len(values)] = values
         return filled
 
-    place = partial(jax.make_array_from_callback, sharding=sharding.split(mesh, axis=0))
     rows = (np.cumsum(lengths, axis=1) - lengths).astype(np.int32)
-    small = data.starts[dealt], rows, lengths, data.labels[dealt], data.counts[dealt]
-    placed = [place(x.shape, data_callback=lambda index, x=x: x[index]) for x in small]
-    return Bank(*placed, place((mesh.size, int(most), dim), data_callback=features))
+    host = Bank(data.starts[dealt], rows, lengths, data.labels[dealt], data.counts[dealt], None)
+    device = sharding.split(mesh, axis=0)
+    placed = jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, device, x.__getitem__), host)
+    shape = mesh.size, int(most), dim
+    return placed._replace(features=jax.make_array_from_callback(shape, device, features))
 
 
 def take(
@@ -136,7 +137,8 @@ def share(
     key = named(key, "device", device)
     noise = jax.random.uniform(named(key, "epoch", step // steps_per_epoch), bank.lengths.shape)
     chosen = jax.lax.top_k(jnp.where(bank.lengths > 0, noise, -1.0), steps_per_epoch * batch_size)[1]
-    of_epoch = Bank(*(x[chosen] for x in bank[:-1]), bank.features)
+    small = jax.tree.map(lambda x: x[chosen], bank._replace(features=None))
+    of_epoch = small._replace(features=bank.features)
     return take(of_epoch, keep, key, step, None, batch_size, config)
 
 
@@ -155,15 +157,18 @@ def batch(
         one = partial(take, batch_size=config.batch_size, config=config)
         videos = jax.vmap(one, (None, 0, 0, None, 0))(bank, keep, keys, step, features)
         return jax.lax.with_sharding_constraint(videos, sharding.split(mesh, axis=1))
-    sizes = dict(batch_size=config.batch_size // mesh.size, steps_per_epoch=steps_per_epoch, config=config)
+    size = config.batch_size // mesh.size
 
     def of_device(bank, keep, keys, step):
         own, device = jax.tree.map(lambda x: x[0], bank), jax.lax.axis_index("data")
-        return jax.vmap(partial(share, **sizes), (None, 0, 0, None, None))(own, keep, keys, step, device)
+        return jax.vmap(lambda keep, key: share(own, keep, key, step, device, size, steps_per_epoch, config))(
+            keep, keys
+        )
 
     whole, of_axis = PartitionSpec(), PartitionSpec("data")
-    specs = dict(in_specs=(of_axis, whole, whole, whole), out_specs=PartitionSpec(None, "data"))
-    return jax.shard_map(of_device, mesh=mesh, check_vma=False, **specs)(bank, keep, keys, step)
+    in_specs, out_specs = (of_axis, whole, whole, whole), PartitionSpec(None, "data")
+    of_all = jax.shard_map(of_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    return of_all(bank, keep, keys, step)
 
 
 def chunks(first: int, last: int, size: int, borders: Sequence[int] = ()) -> Iterator[range]:
