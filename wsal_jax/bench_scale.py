@@ -25,7 +25,7 @@ from wsal_jax.types import Annotation, Meta, Model, Scores
 
 CALL = "import sys; from wsal_jax import bench_scale; bench_scale.{}(sys.argv[1])"
 REDUCED = (1024, 2**20)
-Values = dict[str, float]
+Values = dict[str, float | int]
 VIDEO = 2500
 """Bytes of a video in the memory of a process, beside labels and features (`bench load`)."""
 
@@ -215,7 +215,7 @@ class Link(NamedTuple):
     """Bytes per second that a device sends in a sum of many, while it receives as many."""
 
 
-def exchange(size: float, devices: int, link: Link, count: float = 1) -> float:
+def exchange(size: float | int, devices: int, link: Link, count: float | int) -> float:
     """Seconds of `count` sums over the devices, of `size` bytes together, by a ring: each sends them nearly twice."""
     return (count * link.latency + 2 * (devices - 1) / devices * size / link.rate) if devices > 1 else 0.0
 
