@@ -61,8 +61,11 @@ def get_config(switches: ConfigDict) -> ConfigDict:
     config.data.name = switches.dataset  # a TFDS builder of wsal_jax.data, with its config if any
     config.data.root = ""  # feature_folder, thumos14, activitynet: the user's folder
     config.data.dir = ""  # the folder of built data; "" is TFDS's default, ~/tensorflow_datasets
-    config.data.placement = "auto"  # features: all on the "device", "stream" from disk, or "auto"
-    config.data.device_gb = 4.0  # "auto" uses the device for training features up to this total size
+    # Features for training: all on every "device", "split" over the devices, "stream" from disk, or "auto", the first
+    # of these that fits; see wsal_jax/data/bank.py.
+    config.data.placement = "auto"
+    config.data.device_gb = 4.0  # "auto" puts training features up to this size on a device
+    config.data.dtype = "stored"  # of features on the device: as built, or float32, float16, bfloat16
 
     benchmark = switches.dataset.partition("/")[0]
     if benchmark in ("thumos14", "activitynet"):  # see wsal_jax/data/benchmark.py, thumos14.py

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from wsal_jax import evaluate, methods, metrics, options, results, train
+from wsal_jax import evaluate, methods, metrics, options, results, sharding, train
 from wsal_jax.data import pipeline
 from wsal_jax.data.clips import Clips
 from wsal_jax.formats import submissions
@@ -53,6 +53,20 @@ def test_scores_are_those_of_each_seed_and_video_alone(config, data):
         )
         for name in ("video_score", "cas", "attention"):
             np.testing.assert_allclose(getattr(scores[seed][video], name), getattr(one, name), rtol=1e-5, atol=1e-6)
+
+
+def test_devices_share_the_videos(config, data, monkeypatch):
+    """The scores of eight devices are byte-equal to those of one that has as many videos at a time."""
+    maan = methods.get(config.method)
+    params = train.init(maan, Spec((16,), 3), config, 1, "rgb").params
+    monkeypatch.setattr(pipeline, "PADDED", 2)
+    used = []
+    for devices in (8, 1):
+        mesh = sharding.make_mesh(jax.devices()[:devices])
+        monkeypatch.setattr(sharding, "make_mesh", lambda given=None, mesh=mesh: mesh)
+        monkeypatch.setattr(sharding, "at_most", lambda mesh, count: mesh)
+        used.append(evaluate.score(maan, params, data, ["rgb"]))
+    jax.tree.map(np.testing.assert_array_equal, *used)
 
 
 def test_perfect_scores_beat_the_floors(config, data, perfect):

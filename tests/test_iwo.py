@@ -362,7 +362,7 @@ def test_what_was_removed_has_no_attention_and_stays_away():
     """Two revisions as the loop makes them, of a video that is longer than the grid and one that is shorter."""
     made = make()
     params = jax.tree.map(lambda x: x[None], params_of(made))
-    revise = train.make_revise(made)
+    revise = train.make_revise(made, sharding.make_mesh(jax.devices()[:1]))
     for n in (30, 9):
         video = example(n, padding=40 - n)
         keep = np.ones((1, 1, 40), np.float32) * np.asarray(video.mask)
@@ -385,7 +385,7 @@ def test_a_video_never_loses_its_last_snippets():
     """In a revision all snippets would win, because no attention is 0; the video then stays unchanged."""
     made = make("scores=attention", share=0.6)
     params = jax.tree.map(lambda x: x[None], params_of(made))
-    revise = train.make_revise(made)
+    revise = train.make_revise(made, sharding.make_mesh(jax.devices()[:1]))
     for n in (1, 2, 20):
         video = example(n, padding=40 - n, labels=(1, 1, 1, 1))
         keep = np.ones((1, 1, 40), np.float32) * np.asarray(video.mask)
@@ -459,7 +459,7 @@ def test_three_rounds_compile_once(config, data, tmp_path):
     run = train.make_run(made, FrozenConfigDict(config), len(data.lengths) // 12, mesh)
     assert run._cache_size() == 1
     shapes = len({batch.features.shape for batch in pipeline.padded(data, ["rgb"])})
-    assert train.make_revise(made)._cache_size() == shapes
+    assert train.make_revise(made, sharding.make_mesh(jax.devices()[:1]))._cache_size() == shapes
 
 
 def test_rounds_leave_less_to_learn_from(config, data, tmp_path):

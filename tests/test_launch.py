@@ -77,6 +77,10 @@ def test_two_processes_equal_one_and_stop_together(tfds_dir, tmp_path):
     for name in ("results.json", "detections.json", "config.json"):
         assert (tmp_path / "two" / name).exists()
 
+    (tmp_path / "two" / "detections.json").rename(tmp_path / "detections.json")
+    main.run(config, str(tmp_path / "two"))  # one process scores what two have trained
+    assert (tmp_path / "two" / "detections.json").read_bytes() == (tmp_path / "detections.json").read_bytes()
+
     with launch("parts") as run:
         second = wait_for(lambda: [pid for pid, line in children(run.pid).items() if "--process=1" in line], 60)[0]
         wait_for((tmp_path / "parts" / "metrics.jsonl").exists, 240)

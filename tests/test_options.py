@@ -51,6 +51,7 @@ def check(method, config, data, mesh):
         ),
         ("method.hidden", 0, "config.method.hidden=0: give at least 1"),
         ("method.sparsity", -1.0, "config.method.sparsity=-1.0"),
+        ("data.dtype", "int8", "config.data.dtype='int8': there are stored, float32"),
         ("optimizer.name", "adamm", "adamm"),
         ("optimizer.learning_rate", -1e-3, "config.optimizer.learning_rate=-0.001: give at least 0"),
         ("optimizer.learning_rate", NAN, "config.optimizer.learning_rate=nan"),

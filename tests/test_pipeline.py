@@ -82,12 +82,14 @@ def test_stream_reads_what_the_device_would_gather(config, tiny, pairs):
     config.seeds = 2
     keys = train.make_keys(config)
     flat, starts = pipeline.flat(data, ["rgb"]), np.cumsum(data.lengths) - data.lengths
+    plan = jax.jit(partial(pipeline.plan, batch_size=8, num_snippets=10, pairs=pairs))
     for slots in (slice(0, 8), slice(2, 4)):
-        read = list(pipeline.stream(data, ["rgb"], keys, range(3, 8), 8, 10, slots, pairs))
-        assert len(read) == 5
-        for step, features in zip(range(3, 8), read):
+        dispatches = [range(3, 5), range(5, 6), range(6, 8)]
+        read = list(pipeline.stream(data, ["rgb"], keys, dispatches, 8, 10, slots, pairs))
+        assert [len(features) for features in read] == [2, 1, 2]
+        for step, features in zip(range(3, 8), np.concatenate(read)):
             for seed in range(2):
-                videos, snippets = pipeline.plan(keys[seed], step, data.lengths, 8, 10, data.labels, pairs)
+                videos, snippets = plan(keys[seed], step, data.lengths, labels=data.labels)
                 expected = flat[starts[videos][:, None] + snippets][slots]
                 np.testing.assert_array_equal(features[seed], expected)
 

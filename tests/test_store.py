@@ -138,7 +138,7 @@ def test_load_reads_no_features(tiny, monkeypatch):
     data = pipeline.load(tiny, "train")
     with pytest.raises(TypeError):
         pipeline.flat(data, ["rgb"])
-    assert data.num_bytes == data.lengths.sum() * 2 * 16 * 4
+    assert pipeline.num_bytes(data, ["rgb", "flow"]) == data.lengths.sum() * 2 * 16 * 4
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from ml_collections import FrozenConfigDict
 
 from wsal_jax import checkpoint, method, methods, sharding, signals, train
-from wsal_jax.data import pipeline
+from wsal_jax.data import bank, pipeline
 from wsal_jax.method import Method, Phase, Step
 from wsal_jax.types import InputError, Scores, Video
 
@@ -62,13 +62,49 @@ def test_seeds_are_trained_alike_together_and_alone(config, data, tmp_path):
         assert not np.allclose(x[0], y[0], rtol=1e-4, atol=1e-6) or not np.asarray(y).any()
 
 
-def test_reading_from_disk_trains_the_same_model(config, data, tmp_path):
-    maan = methods.get(config.method)
-    config.pairs, params = 3, {}
-    for config.data.placement in ("device", "stream"):
-        directory = tmp_path / config.data.placement
-        params[config.data.placement] = train.fit(maan, data, ["rgb", "flow"], config, one_device(), directory)
-    assert_equal(params["device"], params["stream"])
+def test_reading_from_disk_trains_the_same_model(config, data, tmp_path, monkeypatch):
+    """By dispatches of one step, stopped by a signal between two logs, and continued."""
+    maan, streams, config.log_every = methods.get(config.method), ["rgb", "flow"], 3
+    config.checkpoint_every = 6
+    monkeypatch.setattr(bank, "DISPATCH_BYTES", 1)
+    logs, original = {"device": {}, "stream": {}}, bank.feed
+    config.data.placement = "device"
+    run = lambda log: train.fit(maan, data, streams, config, one_device(), tmp_path / config.data.placement, log)  # noqa: E731
+    device = run(logs["device"].__setitem__)
+
+    def feed(*args):
+        def batches():
+            for steps, features in taken:
+                if steps.start == 3:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield steps, features
+
+        videos, taken = original(*args)
+        return videos, batches()
+
+    config.data.placement = "stream"
+    monkeypatch.setattr(bank, "feed", feed)
+    with pytest.raises(signals.Stopped, match="after step 4 of 6"):
+        run(logs["stream"].__setitem__)
+    monkeypatch.setattr(bank, "feed", original)
+    assert_equal(device, run(logs["stream"].__setitem__))
+    assert list(logs["device"]) == [3, 6] and list(logs["stream"]) == [3, 4, 6]
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), logs["device"][3], logs["stream"][3])
+    jax.tree.map(
+        lambda whole, *parts: np.testing.assert_allclose(whole, (parts[0] + 2 * parts[1]) / 3, rtol=1e-5),
+        *(logs["device"][6], logs["stream"][4], logs["stream"][6]),
+    )
+
+
+def test_devices_share_the_revision(data, monkeypatch):
+    """Eight devices with two videos each, and one with two at a time: the same arithmetic."""
+    monkeypatch.setattr(pipeline, "PADDED", 2)
+    run = toy(revise=lambda keep, scores, labels: keep * (scores.cas @ labels < 0.5))
+    params = jax.tree.map(lambda x: x[None], run.init(jax.random.key(0), method.Spec((16,), 3)))
+    keep = np.random.default_rng(0).random((1, data.lengths.sum())) < 0.8
+    one, eight = (train.revise(run, params, keep, data, ["rgb"], mesh) for mesh in (one_device(), sharding.make_mesh()))
+    np.testing.assert_array_equal(one, eight)
+    assert 0 < one.sum() < keep.sum() and not (one & ~keep).any()
 
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
@@ -300,11 +336,11 @@ def test_the_compiled_step_splits_the_batch(config, data):
     """Gradients are summed over devices only if each device has computed those of its own videos."""
     run, mesh = toy(), sharding.make_mesh()
     keys = train.make_keys(config)
-    bank, _ = train.feed(data, ["rgb"], keys, range(1), config, mesh)
+    videos, _ = bank.feed(data, ["rgb"], keys, [range(1)], config, mesh)
     state = sharding.replicate(mesh, train.init(run, method.Spec((data.dims["rgb"],), 3), config, 1))
     keys = jax.random.wrap_key_data(sharding.replicate(mesh, jax.random.key_data(keys)))
     made = train.make_run(run, FrozenConfigDict(config), 1, mesh)
-    assert "all-reduce" in made.lower(state, keys, bank, np.arange(1), None).compile().as_text()
+    assert "all-reduce" in made.lower(state, keys, videos, np.arange(1), None).compile().as_text()
 
 
 def test_update_is_the_mean_gradient_of_the_trained_group(data):
@@ -340,7 +376,7 @@ def test_rounds_remove_snippets_and_never_a_whole_video(config, data, tmp_path):
     log = lambda step, metrics: seen.append((step, float(metrics["a/mask"][0])))  # noqa: E731
     train.fit(run, data, ["rgb"], config, one_device(), tmp_path / "run", log)
     shapes = len({batch.features.shape for batch in pipeline.padded(data, ["rgb"])})
-    assert train.make_revise(run)._cache_size() == shapes  # the second revision compiled nothing
+    assert train.make_revise(run, one_device())._cache_size() == shapes  # the second revision compiled nothing
     assert [step for step, _ in seen] == [4, 8, 12]
     assert seen[0][1] == 1 and 0.4 < seen[1][1] < 0.6 and 0.4 < seen[2][1] < 0.6
 
@@ -391,7 +427,7 @@ def test_every_round_begins_the_schedule_of_the_learning_rate_anew(config, data,
 
 
 def test_chunks_end_at_every_border():
-    assert [list(c) for c in train.chunks(1, 10, 4, [3, 10])] == [[1, 2], [3, 4, 5, 6], [7, 8, 9]]
+    assert [list(c) for c in bank.chunks(1, 10, 4, [3, 10])] == [[1, 2], [3, 4, 5, 6], [7, 8, 9]]
 
 
 def test_coupled_l2_is_part_of_the_gradient():

@@ -110,7 +110,7 @@ def test_folds_are_parts_of_the_training_videos(data):
                 np.testing.assert_array_equal(pipeline.read(part, i, ["flow"]), pipeline.read(data, there, ["flow"]))
                 np.testing.assert_array_equal(part.annotations[i].segments, data.annotations[there].segments)
                 np.testing.assert_array_equal(part.labels[i], data.labels[there])
-            assert part.num_bytes == 4 * sum(meta.length for meta in part.metas) * 32
+            assert pipeline.num_bytes(part, ["flow"]) == 4 * sum(meta.length for meta in part.metas) * 16
 
 
 def test_the_value_is_that_of_the_last_row_of_an_evaluation(config, data):

@@ -20,10 +20,11 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from ml_collections import FrozenConfigDict
 
-from wsal_jax import method, methods, metrics, sharding
+from wsal_jax import bench_scale, method, methods, metrics, sharding
 from wsal_jax import train as loop
 from wsal_jax.aggregate import marginalized_average, marginalized_average_scan
 from wsal_jax.backbones import efficientnet_lite0, i3d
+from wsal_jax.data.bank import Bank
 from wsal_jax.types import Annotation, Detections
 from wsal_jax.video import bench as video
 
@@ -124,7 +125,7 @@ def train(args: argparse.Namespace) -> None:
         dims = (d,) * len(config.streams[0].split("+"))
         if dims not in banks:
             features = rng.random((videos * snippets, sum(dims)), np.float32)
-            banks = {dims: sharding.replicate(mesh, loop.Bank(starts, lengths, labels, labels, features))}
+            banks = {dims: sharding.replicate(mesh, Bank(starts, starts, lengths, labels, labels, features))}
         bank = banks[dims]
         for phase in whole.phases:
             one = whole._replace(phases=(phase,))
@@ -334,11 +335,13 @@ def backbone(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m wsal_jax.bench", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for run in (aggregate, train, score, build, load, backbone, video.extract):
+    for run in (aggregate, train, score, build, load, backbone, video.extract, bench_scale.stream, bench_scale.scale):
         command = commands.add_parser(run.__name__, help=run.__doc__.splitlines()[0])
         command.set_defaults(run=run)
         if run is video.extract:
             video.arguments(command)
+        if run in (bench_scale.stream, bench_scale.scale):
+            bench_scale.arguments(command, run)
         if run is train:
             command.add_argument("--config", action="append", required=True, help="as for wsal_jax.main; repeatable")
             command.add_argument("--seeds", type=int, nargs="+", default=[1], help="number of seeds trained at once")

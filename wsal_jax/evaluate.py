@@ -13,11 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from wsal_jax import localize, record, results
+from wsal_jax import localize, record, results, sharding
 from wsal_jax.data import pipeline
 from wsal_jax.data.clips import Clips
 from wsal_jax.files import replace
@@ -29,10 +30,13 @@ from wsal_jax.types import SEQUENCES, Detections, Model, Scores, Video
 
 
 @lru_cache
-def make_score(method: Method, num_classes: int) -> Callable[[Params, Array, Array], Scores]:
-    """`score(params, features[b n d], mask[b n])` of all seeds, compiled once for the streams of one shape."""
+def make_score(method: Method, num_classes: int, mesh: Mesh) -> Callable[[Params, Array, Array], Scores]:
+    """`score(params, features[b n d], mask[b n])` of all seeds, compiled once for the streams of one shape.
 
-    @jax.jit
+    The videos are split over the devices of the mesh.
+    """
+
+    @partial(sharding.over_videos, mesh, (None, 0, 0))
     @partial(jax.vmap, in_axes=(0, None, None))  # seeds
     @partial(jax.vmap, in_axes=(None, 0, 0))  # videos
     def score(params, features, mask):
@@ -45,17 +49,20 @@ def make_score(method: Method, num_classes: int) -> Callable[[Params, Array, Arr
 def score(method: Method, params: Params, data: pipeline.Dataset, streams: Sequence[str]) -> list[list[Scores]]:
     """The scores of every seed (outer list) for every video (inner list), without padding, on the host.
 
-    `extras` are given as the method made them, padding included.
+    All devices of all processes share the videos, and all processes must call this; each gets all scores. `extras` are
+    given as the method made them, padding included.
     """
-    score_all = make_score(method, len(data.class_names))
-    params = jax.tree.map(np.asarray, params)  # a process scores on its own devices
+    mesh = sharding.at_most(sharding.make_mesh(), pipeline.num_batches(data))
+    score_all, rows = make_score(method, len(data.class_names), mesh), pipeline.PADDED * mesh.size
+    params = sharding.replicate(mesh, params)
     seeds = len(jax.tree.leaves(params)[0])
     result: list[list[Any]] = [[None] * len(data.metas) for _ in range(seeds)]
     with tqdm(
         total=len(data.metas), disable=jax.process_index() > 0, desc=f"score {'+'.join(streams)}", unit="video"
     ) as bar:
-        for batch in pipeline.padded(data, streams):
-            scores = jax.tree.map(np.asarray, score_all(params, batch.features, batch.mask))
+        for batch in pipeline.padded(data, streams, rows, sharding.slots(mesh, rows)):
+            features, mask = (sharding.place(mesh, 0, x) for x in (batch.features, batch.mask))
+            scores = jax.tree.map(np.asarray, score_all(params, features, mask))
             for row, video in enumerate(batch.videos):
                 for seed in range(seeds):
                     result[seed][video] = _of_video(scores, seed, row, data.metas[video].length)
@@ -76,7 +83,8 @@ def score_video(method: Method, params: Params, features: Float[np.ndarray, "n d
     filled = np.zeros((1, size, d), np.float32)
     filled[0, :n] = features
     mask = (np.arange(size) < n).astype(np.float32)[None]
-    scores = jax.tree.map(np.asarray, make_score(method, num_classes)(params, filled, mask))
+    score_all = make_score(method, num_classes, sharding.make_mesh(jax.local_devices()[:1]))
+    scores = jax.tree.map(np.asarray, score_all(params, filled, mask))
     return [_of_video(scores, seed, 0, n) for seed in range(len(scores.video_score))]
 
 

@@ -109,7 +109,7 @@ def table(old: Path, new: Path, workdir: Path, root: str = "") -> str:
     builder = pipeline.build(config.data)
     if builder.info.full_name != runs["new"].dataset:
         raise InputError(f"the data are {builder.info.full_name} now, and the runs are of {runs['new'].dataset}")
-    data = pipeline.load(builder, "test")
+    data = pipeline.load(builder, "test", config.data.get("dtype", "stored"))
     highlights = options.check_evaluation(config, data)
     if not any(len(data.annotations[i].labels) for i in results.annotated(data)):
         raise InputError(f"{config.data.name}: no test video is annotated, so there is nothing to compare")

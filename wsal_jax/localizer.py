@@ -25,6 +25,7 @@ from jaxtyping import Float
 
 from wsal_jax import evaluate, exchange, record, video
 from wsal_jax import methods as registry
+from wsal_jax.data import pipeline
 from wsal_jax.data.builder import STREAMS
 from wsal_jax.formats.checks import number
 from wsal_jax.fuse import fuse
@@ -133,6 +134,7 @@ def score(run: Run, features: Features) -> dict[str, list[Scores]]:
     scores = {}
     for model, method in run.methods.items():
         joined = np.concatenate([features[stream] for stream in model.split("+")], axis=1, dtype=np.float32)
+        joined = pipeline.rounded(joined, run.trained.config.data.get("dtype", "stored")).astype(np.float32)
         params = run.trained.params[model]
         scores[model] = evaluate.score_video(method, params, joined, len(run.data["classes"]))
     return scores

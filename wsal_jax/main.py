@@ -46,7 +46,7 @@ def run(config: ConfigDict, workdir: str | None = None) -> str:
         pipeline.build(config.data)
     multihost_utils.sync_global_devices("data built")
     builder = pipeline.build(config.data)
-    data = {split: pipeline.load(builder, split) for split in ("train", "test")}
+    data = {split: pipeline.load(builder, split, config.data.dtype) for split in ("train", "test")}
     peers.agree("data", {"name": builder.info.full_name, store.SUMS: store.digest(Path(builder.data_dir))})
     highlights = options.check(list(methods.values()), config, data, mesh)
     with writing(workdir or "runs"):

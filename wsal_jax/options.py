@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from wsal_jax import configs, metrics, train
-from wsal_jax.data import clips, pipeline
+from wsal_jax.data import bank, clips, pipeline
 from wsal_jax.data.clips import Clips
 from wsal_jax.method import Method, options_of
 from wsal_jax.types import InputError
@@ -170,8 +170,12 @@ def check_training(config: ConfigDict, data: pipeline.Dataset, mesh: Mesh) -> No
     if config.batch_size % mesh.size:
         raise InputError(f"config.batch_size={config.batch_size}: give a multiple of the {mesh.size} devices")
     check_pairs(config, data)
-    if config.data.placement not in ("auto", "device", "stream"):
-        raise InputError(f"config.data.placement={config.data.placement!r}: give auto, device or stream")
+    choices = dict(placement=bank.PLACEMENTS, dtype=pipeline.DTYPES)
+    for name, there in choices.items():
+        if config.data[name] not in there:
+            raise InputError(f"config.data.{name}={config.data[name]!r}: there are {', '.join(there)}")
+    if config.data.placement == "split" and config.get("pairs", 0):
+        raise InputError("config.data.placement='split': pairs cannot be drawn from split videos; set config.pairs=0")
     check_optimizer(config)
 
 

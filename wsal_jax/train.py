@@ -4,9 +4,8 @@ All randomness is a function of seed and step, so a run that resumes from a chec
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from tqdm import tqdm
 
 from wsal_jax import checkpoint, sharding, signals
-from wsal_jax.data import pipeline
+from wsal_jax.data import bank, pipeline
 from wsal_jax.keys import named
 from wsal_jax.method import BATCH, Method, Params, Phase, Spec, Step
 from wsal_jax.types import InputError, Video
@@ -41,18 +40,6 @@ class State(NamedTuple):
     """State of each phase's optimizer."""
     keep: Bool[Array, "s total"]
     """The snippets that previous rounds kept, with all videos concatenated."""
-
-
-class Bank(NamedTuple):
-    """The training videos on the device."""
-
-    starts: Int[Array, " v"]
-    """First snippet of each video among all snippets."""
-    lengths: Int[Array, " v"]
-    labels: Float[Array, "v c"]
-    counts: Float[Array, "v c"]
-    features: Float[Array, "total d"] | None
-    """None if they are streamed from disk."""
 
 
 def from_optax(options: dict[str, Any]) -> Any:
@@ -159,28 +146,16 @@ def update(
 
 @lru_cache
 def make_run(method: Method, config: FrozenConfigDict, steps_per_epoch: int, mesh: Mesh):
-    """`run(state, keys, bank, steps, features) -> (state, sums, counts, losses)`: many steps in one dispatch.
+    """`run(state, keys, videos, steps, features) -> (state, sums, counts, losses)`: many steps in one dispatch.
 
     It is compiled once for all models of the same shape, whatever their stream, seed or round.
 
-    `steps` [k] are consecutive step numbers of one round; `features` [k s b t d] holds their features if `bank` has
-    none. The metrics of phase p are called "p/name". `sums` [s] add up a metric over the steps of its phase; `counts`
-    [s] are the numbers of those steps. `losses` [k s] has the loss of each step, NaN if it or a gradient is not finite;
-    such a step changes nothing and does not count.
+    `videos` and `features` [k s b t d] are those of `bank.feed`, `steps` [k] consecutive step numbers of one round. The
+    metrics of phase p are called "p/name". `sums` [s] add up a metric over the steps of its phase; `counts` [s] are the
+    numbers of those steps. `losses` [k s] has the loss of each step, NaN if it or a gradient is not finite; such a step
+    changes nothing and does not count.
     """
     optimizer = make_optimizer(config.optimizer)
-    draw = partial(
-        pipeline.plan, batch_size=config.batch_size, num_snippets=config.num_snippets, pairs=config.get("pairs", 0)
-    )
-
-    def fetch(bank, keep, key, step, features):
-        """The batch of one seed; `features` [b t d] as read from disk, or None."""
-        chosen, snippets = draw(key, step, bank.lengths, labels=bank.labels)
-        at = bank.starts[chosen][:, None] + snippets
-        features = bank.features[at] if features is None else features
-        mask = keep[at].astype(jnp.float32)
-        lengths = jnp.full(config.batch_size, config.num_snippets)
-        return Video(features, mask, bank.labels[chosen], bank.counts[chosen], lengths)
 
     def step_phase(index, state, videos, keys, epoch):
         phase = method.phases[index]
@@ -191,10 +166,9 @@ def make_run(method: Method, config: FrozenConfigDict, steps_per_epoch: int, mes
         optimizers = (*state.optimizers[:index], opt_state, *state.optimizers[index + 1 :])
         return State(params, optimizers, state.keep), {f"{phase.name}/{name}": x for name, x in metrics.items()}, loss
 
-    def one_step(bank, keys, state, x):
+    def one_step(videos_of, keys, state, x):
         step, features = x
-        videos = jax.vmap(fetch, (None, 0, 0, None, 0))(bank, state.keep, keys, step, features)
-        videos = jax.lax.with_sharding_constraint(videos, sharding.split(mesh, axis=1))
+        videos = bank.batch(videos_of, state.keep, keys, step, features, steps_per_epoch, config, mesh)
         index, cycle = turn(method, config, steps_per_epoch, step)
         step_keys = jax.vmap(lambda key: named(key, "loss", step))(keys)
         branches = [partial(step_phase, i) for i in range(len(method.phases))]
@@ -219,18 +193,21 @@ def make_run(method: Method, config: FrozenConfigDict, steps_per_epoch: int, mes
         return State(params, optimizers, state.keep), (sums, counts, loss)
 
     @partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated(mesh))
-    def run(state, keys, bank, steps, features):
-        state, (metrics, counts, losses) = jax.lax.scan(partial(one_step, bank, keys), state, (steps, features))
+    def run(state, keys, videos, steps, features):
+        state, (metrics, counts, losses) = jax.lax.scan(partial(one_step, videos, keys), state, (steps, features))
         return state, *jax.tree.map(lambda x: x.sum(0), (metrics, counts)), losses
 
     return run
 
 
 @lru_cache
-def make_revise(method: Method):
-    """`revise(params, features[b n d], mask[b n], keep[s b n], labels[b c]) -> keep`, compiled once for all rounds."""
+def make_revise(method: Method, mesh: Mesh):
+    """`revise(params, features[b n d], mask[b n], keep[s b n], labels[b c]) -> keep`, compiled once for all rounds.
 
-    @jax.jit
+    The videos are split over the devices of the mesh.
+    """
+
+    @partial(sharding.over_videos, mesh, (None, 0, 0, 1, 0))
     @partial(jax.vmap, in_axes=(0, None, None, 0, None))  # seeds
     @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))  # videos
     def revise(params, features, mask, keep, labels):
@@ -244,7 +221,12 @@ def make_revise(method: Method):
 
 
 def revise(
-    method: Method, params: Params, keep: Bool[np.ndarray, "s total"], data: pipeline.Dataset, streams: Sequence[str]
+    method: Method,
+    params: Params,
+    keep: Bool[np.ndarray, "s total"],
+    data: pipeline.Dataset,
+    streams: Sequence[str],
+    mesh: Mesh,
 ) -> Bool[np.ndarray, "s total"]:
     """The snippets of each training video that the next round keeps; a video that would be emptied stays unchanged.
 
@@ -254,28 +236,23 @@ def revise(
       keep: the snippets that the finished round used.
       data: the training videos.
       streams: the streams of the model.
+      mesh: the devices, which share the videos.
     """
-    revise_all = make_revise(method)
-    revised = keep.copy()
-    for batch in pipeline.padded(data, streams):
-        padded = np.zeros((len(keep), *batch.mask.shape), np.float32)
-        labels = np.zeros((len(batch.mask), data.labels.shape[1]), np.float32)
+    mesh = sharding.at_most(mesh, pipeline.num_batches(data))
+    params, revise_all, rows = sharding.replicate(mesh, params), make_revise(method, mesh), pipeline.PADDED * mesh.size
+    revised, starts, slots = keep.copy(), data.starts, sharding.slots(mesh, rows)
+    for batch in pipeline.padded(data, streams, rows, slots):
+        padded = np.zeros((len(keep), rows, batch.mask.shape[1]), np.float32)
+        labels = np.zeros((rows, data.labels.shape[1]), np.float32)
         labels[: len(batch.videos)] = data.labels[batch.videos]
-        spans = [slice(data.starts[v], data.starts[v] + data.lengths[v]) for v in batch.videos]
+        spans = [slice(starts[v], starts[v] + data.lengths[v]) for v in batch.videos]
         for row, span in enumerate(spans):
             padded[:, row, : span.stop - span.start] = keep[:, span]
-        kept = np.asarray(revise_all(params, batch.features, batch.mask, padded, labels))
+        own = (0, batch.features), (0, batch.mask), (1, padded[:, slots]), (0, labels[slots])
+        kept = np.asarray(revise_all(params, *(sharding.place(mesh, *part) for part in own)))
         for row, span in enumerate(spans):
             revised[:, span] = kept[:, row, : span.stop - span.start]
     return revised
-
-
-def chunks(first: int, last: int, size: int, borders: Sequence[int]) -> Iterator[range]:
-    """Splits the steps from first to last into dispatches of at most `size` steps that end at every border."""
-    while first < last:
-        stop = min([last, first + size, *(b for b in borders if b > first)])
-        yield range(first, stop)
-        first = stop
 
 
 def begin(
@@ -302,34 +279,6 @@ def begin(
     return start, checkpoint.restore(directory, like, start)
 
 
-def feed(
-    data: pipeline.Dataset, streams: Sequence[str], keys: Key[Array, " s"], steps: range, config: ConfigDict, mesh: Mesh
-) -> tuple[Bank, Callable[[int], Float[Array, "k s b t d"] | None]]:
-    """The bank, and a function that returns the features of the next k steps, or None if the bank has the features.
-
-    Args:
-      data: the training videos.
-      streams: the streams of the model.
-      keys: the key of each seed.
-      steps: all steps that will be trained.
-      config: the whole config.
-      mesh: the devices.
-    """
-    on_device = config.data.placement == "device" or (
-        config.data.placement == "auto" and data.num_bytes <= config.data.device_gb * 2**30
-    )
-    features = pipeline.flat(data, streams) if on_device else None
-    bank = sharding.replicate(mesh, Bank(data.starts, data.lengths, data.labels, data.counts, features))
-    if on_device:
-        return bank, lambda count: None
-    share = config.batch_size // jax.process_count()
-    slots = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-    sizes = config.batch_size, config.num_snippets
-    batches = pipeline.stream(data, streams, keys, steps, *sizes, slots, config.get("pairs", 0))
-    place = partial(jax.make_array_from_process_local_data, sharding.split(mesh, axis=2))
-    return bank, lambda count: place(np.stack(list(islice(batches, count))))
-
-
 def next_round(
     method: Method, state: State, config: ConfigDict, data: pipeline.Dataset, streams: Sequence[str], mesh: Mesh
 ) -> State:
@@ -345,7 +294,7 @@ def next_round(
     """
     params, keep = jax.tree.map(np.asarray, (state.params, state.keep))
     optimizers = jax.vmap(lambda params: init_optimizers(method, params, config))(params)
-    keep = revise(method, params, keep, data, streams)
+    keep = revise(method, params, keep, data, streams, mesh)
     return state._replace(**sharding.replicate(mesh, dict(optimizers=optimizers, keep=keep)))
 
 
@@ -416,6 +365,13 @@ def refuse_damage(params: Params, where: str) -> None:
         )
 
 
+def means(dispatches: Sequence[tuple[dict[str, Array], dict[str, Array]]]) -> dict[str, Float[np.ndarray, " s"]]:
+    """The metrics of several dispatches, of each its sums and counts as `make_run` has them."""
+    sums, counts = (jax.tree.map(lambda *x: sum(x[1:], x[0]), *part) for part in zip(*jax.device_get(dispatches)))
+    with np.errstate(invalid="ignore"):  # NaN for a seed whose steps were all skipped
+        return {name: sums[name] / counts[name] for name in sums if counts[name].any()}
+
+
 def fit(
     method: Method,
     data: pipeline.Dataset,
@@ -456,35 +412,41 @@ def fit(
     if start == total:
         return state.params
 
+    ends = [(r + 1) * config.steps for r in range(method.rounds)]
+    saves = range(config.checkpoint_every, total + config.checkpoint_every, config.checkpoint_every)
+    windows = list(bank.chunks(start, total, config.log_every, sorted({*ends, *saves})))
+    logs = {steps.stop for steps in windows}
     keys = make_keys(config, model)
-    bank, take = feed(data, streams, keys, range(start, total), config, mesh)
+    videos, dispatches = bank.feed(data, streams, keys, windows, config, mesh)
     keys = jax.random.wrap_key_data(sharding.replicate(mesh, jax.random.key_data(keys)))
     run = make_run(method, FrozenConfigDict(config), steps_per_epoch, mesh)
     phase_of = np.asarray(turn(method, config, steps_per_epoch, np.arange(total))[0])
     names = [method.phases[index].name for index in phase_of]
     first = {names[step]: int(step) for step in np.unique(phase_of, return_index=True)[1]}
 
-    ends = [(r + 1) * config.steps for r in range(method.rounds)]
-    saves = range(config.checkpoint_every, total + config.checkpoint_every, config.checkpoint_every)
     quiet, bad = jax.process_index() > 0, np.zeros(config.seeds, int)
     with (
         signals.noted() as stop,
         tqdm(total=total, initial=start, desc=f"train {model}", unit="step", disable=quiet) as bar,
     ):
-        for steps in chunks(start, total, config.log_every, sorted({*ends, *saves})):
-            state, sums, counts, losses = run(state, keys, bank, np.arange(steps.start, steps.stop), take(len(steps)))
+        untold, begun = [], {}
+        for steps, features in dispatches:
+            state, sums, counts, losses = run(state, keys, videos, np.arange(steps.start, steps.stop), features)
             losses = np.asarray(losses)
             bad = refuse_divergence(losses, bad, steps, names[steps.start : steps.stop], config, model, directory)
-            sums, counts = jax.device_get((sums, counts))
-            with np.errstate(invalid="ignore"):  # NaN for a seed whose steps were all skipped
-                metrics = {name: sums[name] / counts[name] for name in sums if counts[name].any()}
-            begun = {f"{name}/first_loss": losses[step - steps.start] for name, step in first.items() if step in steps}
-            log(steps.stop, metrics | begun)
+            untold.append((sums, counts))
+            begun |= {f"{name}/first_loss": losses[step - steps.start] for name, step in first.items() if step in steps}
             bar.update(len(steps))
-            bar.set_postfix({name: f"{x.mean():.3f}" for name, x in metrics.items() if name.endswith("/loss")})
+            if steps.stop in logs:
+                metrics = means(untold)
+                log(steps.stop, metrics | begun)
+                bar.set_postfix({name: f"{x.mean():.3f}" for name, x in metrics.items() if name.endswith("/loss")})
+                untold, begun = [], {}
             if steps.stop in ends[:-1] and method.revise:
                 state = next_round(method, state, config, data, streams, mesh)
             signal = stop()
+            if signal and untold:
+                log(steps.stop, means(untold) | begun)
             if signal or steps.stop in saves or steps.stop == total:
                 refuse_damage(state.params, f"step {steps.stop} of {model}")
                 checkpoint.save(directory, steps.stop, state)

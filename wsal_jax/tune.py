@@ -249,7 +249,7 @@ def run(config: ConfigDict, base: str, search: str, workdir: str | None = None, 
     given, budget = config, {**common.BUDGET, **{name: x for name, x in budget.items() if x is not None}}
     config = apply(config, {"seeds": budget["seeds"]})
     builder = pipeline.build(config.data)
-    data = pipeline.load(builder, "train")
+    data = pipeline.load(builder, "train", config.data.dtype)
     folds = heldout.make_folds(data, budget["folds"], config.seed)
     heldout.check(config, folds)
     by = heldout.choose_measure(folds, budget["measure"])

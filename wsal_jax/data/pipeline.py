@@ -1,13 +1,12 @@
 """From a TFDS builder to batches: which snippets a training step sees, and the padded videos that scoring sees.
 
-Training draws its batches by `plan`, a pure function of key and step. Where the features fit on the device, `flat` puts
-them there once and the step takes those of its plan; else `stream` reads them from disk by threads of Grain: the same
-batches either way.
+Training draws its batches by `plan`, a pure function of key and step. `flat` reads all features, for a device that has
+room for them; `stream` reads those of the plans, by threads of Grain. `wsal_jax.data.bank` decides between the two.
 """
 
 import importlib
-from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +24,10 @@ from wsal_jax.data.store import Store
 from wsal_jax.keys import named
 from wsal_jax.types import Annotation, InputError, Meta
 
+DTYPES = ("stored", "float32", "float16", "bfloat16")
+AHEAD = 3
+"""Dispatches that are read before they are taken: with one, its plan would wait behind the steps on the device."""
+
 
 class Dataset(NamedTuple):
     """One split, on the host, in the order of the videos' ids; features stay on disk until `read`."""
@@ -37,12 +40,12 @@ class Dataset(NamedTuple):
     class_names: list[str]
     dims: dict[str, int]
     """Feature dimension of each stream."""
-    num_bytes: int
-    """Of all features, as float32."""
     groups: list[str]
     """What each video has in common with others, see `examples.features`; "" where nothing."""
     extraction: dict[str, Any] | None = None
     """How the features were made, see `builder.Folder`."""
+    dtype: str = "stored"
+    """What features are rounded to, see `kind`."""
 
     @property
     def lengths(self) -> Int[np.ndarray, " v"]:
@@ -87,8 +90,13 @@ def _check_built(config: ConfigDict) -> None:
         store.check_seal(sums.parent, SPLITS)
 
 
-def load(builder: tfds.core.DatasetBuilder, split: str) -> Dataset:
+def load(builder: tfds.core.DatasetBuilder, split: str, dtype: str = "stored") -> Dataset:
     """Everything of a split but the features, of which only the sizes of the files are looked at.
+
+    Args:
+      builder: its data are built.
+      split: "train" or "test".
+      dtype: `config.data.dtype`, see `kind`.
 
     Raises:
       InputError: a file that was built is damaged; it says which.
@@ -119,9 +127,9 @@ def load(builder: tfds.core.DatasetBuilder, split: str) -> Dataset:
         counts=np.stack(counts),
         class_names=examples.class_names(builder.info),
         dims={name: stream.dim for name, stream in streams.items()},
-        num_bytes=int(lengths.sum()) * sum(stream.dim for stream in streams.values()) * 4,
         groups=groups,
         extraction=examples.extraction(builder.info),
+        dtype=dtype,
     )
 
 
@@ -130,8 +138,37 @@ def select(dataset: Dataset, videos: Int[np.ndarray, " k"]) -> Dataset:
     lists = {name: [getattr(dataset, name)[i] for i in videos] for name in ("metas", "annotations", "groups")}
     arrays = {name: getattr(dataset, name)[videos] for name in ("labels", "counts")}
     places = {name: getattr(dataset.store, name)[videos] for name in ("shards", "rows", "lengths")}
-    num_bytes = int(places["lengths"].sum()) * sum(dataset.dims.values()) * 4
-    return dataset._replace(store=dataset.store._replace(**places), num_bytes=num_bytes, **lists, **arrays)
+    return dataset._replace(store=dataset.store._replace(**places), **lists, **arrays)
+
+
+def kind(dataset: Dataset, streams: Sequence[str]) -> np.dtype:
+    """The dtype of features on the device: `dataset.dtype`, or as stored: that which holds all of the streams.
+
+    Steps compute in float32 whatever it is.
+    """
+    stored = np.result_type(*(dataset.store.streams[name].dtype for name in streams))
+    return stored if dataset.dtype == "stored" else jnp.dtype(dataset.dtype)
+
+
+def num_bytes(dataset: Dataset, streams: Sequence[str]) -> int:
+    """Of the features of some streams on the device."""
+    row = sum(dataset.dims[name] for name in streams) * kind(dataset, streams).itemsize
+    return int(dataset.lengths.sum()) * row
+
+
+def rounded(features: Float[np.ndarray, "*n d"], dtype: str | np.dtype) -> Float[np.ndarray, "*n d"]:
+    """Features in a dtype; "stored" is the one that they have.
+
+    Raises:
+      InputError: some are too large for it.
+    """
+    if dtype == "stored" or features.dtype == dtype:
+        return features
+    with np.errstate(over="ignore"):
+        cast = features.astype(dtype)
+    if cast.dtype == np.float16 and not np.isfinite(cast).all():
+        raise InputError(f"config.data.dtype='float16': features of up to {np.abs(features).max():.3g}; give bfloat16")
+    return cast
 
 
 def read(
@@ -140,10 +177,15 @@ def read(
     """The features of a video, or of some of its snippets, as float32, those of several streams side by side.
 
     Raises:
-      InputError: a file that was built is damaged; it says which.
+      InputError: a file that was built is damaged; it says which. Or a feature is too large for `dataset.dtype`.
     """
+    return _read(dataset, video, streams, snippets).astype(np.float32)
+
+
+def _read(dataset, video, streams, snippets=None):
+    """As `read`, in the dtype of `kind`."""
     features = [store.read(dataset.store, video, name, snippets) for name in streams]
-    return np.concatenate(features, axis=-1, dtype=np.float32)
+    return rounded(np.concatenate(features, axis=-1), kind(dataset, streams))
 
 
 def draw_pairs(key: PRNGKeyArray, labels: Float[ArrayLike, "v c"], pairs: int) -> Int[Array, " k"]:
@@ -191,10 +233,11 @@ def plan(
 
 
 def flat(dataset: Dataset, streams: Sequence[str]) -> Float[np.ndarray, "total d"]:
-    """The features of all videos, one after the other, with no padding."""
-    features = np.empty((dataset.lengths.sum(), sum(dataset.dims[name] for name in streams)), np.float32)
+    """The features of all videos, one after the other, with no padding, in the dtype of `kind`."""
+    shape = dataset.lengths.sum(), sum(dataset.dims[name] for name in streams)
+    features = np.empty(shape, kind(dataset, streams))
     for video, (start, length) in enumerate(zip(dataset.starts, dataset.lengths)):
-        features[start : start + length] = read(dataset, video, streams)
+        features[start : start + length] = _read(dataset, video, streams)
     return features
 
 
@@ -202,34 +245,56 @@ def stream(
     dataset: Dataset,
     streams: Sequence[str],
     keys: Key[Array, " s"],
-    steps: range,
+    dispatches: Sequence[range],
     batch_size: int,
     num_snippets: int,
     slots: slice,
     pairs: int = 0,
-) -> Iterator[Float[np.ndarray, "s b t d"]]:
-    """The features of the plans of several seeds, read from disk by threads, one step after the other.
+    place: Callable[[Float[np.ndarray, "k s b t d"]], Any] = lambda features: features,
+) -> Iterator[Any]:
+    """The features of the plans of several seeds, read from disk by threads, one dispatch after the other.
 
-    `slots` are the places in the batch that this process wants; b is their number. `pairs`: see `plan`.
+    Only the planned snippets are read. `AHEAD` dispatches at most are read before they are taken.
+
+    Args:
+      dataset: the training videos.
+      streams: the streams to read, side by side.
+      keys: the key of each seed.
+      dispatches: the steps of each dispatch; k is their number.
+      batch_size: of the plan.
+      num_snippets: of the plan.
+      slots: the places in the batch that this process wants; b is their number.
+      pairs: of the plan.
+      place: what the threads do with the features [k s b t d] of a dispatch, whose dtype is that of `kind`.
     """
     sizes = dict(batch_size=batch_size, num_snippets=num_snippets, labels=dataset.labels, pairs=pairs)
-    draw = jax.jit(jax.vmap(partial(plan, **sizes), (0, None, None)))
-    planned = lru_cache(maxsize=64)(lambda step: jax.device_get(draw(keys, step, dataset.lengths)))
-    shape = (len(keys), slots.stop - slots.start)
+    draw = jax.jit(jax.vmap(partial(plan, lengths=dataset.lengths, **sizes), (0, None)))
+    draw = draw.lower(keys, np.int32(0)).compile()  # once, before the threads want it
+    rows = num_snippets, sum(dataset.dims[name] for name in streams)
 
-    def batch(index: int) -> Float[np.ndarray, "s b t d"]:
-        videos, snippets = (part[:, slots] for part in planned(steps[index]))
-        rows = [read(dataset, videos[at], streams, snippets[at]) for at in np.ndindex(shape)]
-        return np.stack(rows).reshape(*shape, *rows[0].shape)
+    def read_dispatch(steps: range) -> Any:
+        plans = jax.device_get([draw(keys, np.int32(step)) for step in steps])
+        videos, snippets = (np.stack(part)[:, :, slots] for part in zip(*plans))
+        features = np.empty((*videos.shape, *rows), kind(dataset, streams))
+        for at in np.ndindex(videos.shape):
+            features[at] = _read(dataset, videos[at], streams, snippets[at])
+        return place(features)
 
-    options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
-    yield from grain.MapDataset.range(len(steps)).map(batch).to_iter_dataset(options)
+    options = grain.ReadOptions(num_threads=AHEAD, prefetch_buffer_size=AHEAD)
+    yield from (
+        grain.MapDataset.range(len(dispatches)).map(lambda i: read_dispatch(dispatches[i])).to_iter_dataset(options)
+    )
+
+
+PADDED = 16
+"""Videos that a device scores at once."""
 
 
 class Padded(NamedTuple):
     """Whole videos of similar length; rows past `len(videos)` are empty."""
 
     videos: Int[np.ndarray, " k"]
+    """Of all places; k is their number."""
     features: Float[np.ndarray, "b n d"]
     mask: Float[np.ndarray, "b n"]
 
@@ -239,17 +304,33 @@ def padded_lengths(lengths: Int[np.ndarray, " v"]) -> Int[np.ndarray, " v"]:
     return np.maximum(32, 2 ** np.ceil(np.log2(lengths)).astype(int))
 
 
-def padded(dataset: Dataset, streams: Sequence[str], batch_size: int = 16) -> Iterator[Padded]:
-    """All videos, shortest first, padded to a power of two of snippets, so that few shapes are compiled."""
-    lengths = dataset.lengths
+def num_batches(dataset: Dataset) -> int:
+    """The largest number of batches of `PADDED` videos that `padded` has of one length."""
+    most = np.unique(padded_lengths(dataset.lengths), return_counts=True)[1].max()
+    return -(-int(most) // PADDED)
+
+
+def padded(
+    dataset: Dataset, streams: Sequence[str], batch_size: int = PADDED, slots: slice = slice(None)
+) -> Iterator[Padded]:
+    """All videos, shortest first, padded to a power of two of snippets, so that few shapes are compiled.
+
+    Args:
+      dataset: the videos.
+      streams: the streams to read, side by side.
+      batch_size: videos of a batch.
+      slots: the places in the batch whose features and mask this process wants; b is their number.
+    """
+    lengths, dim = dataset.lengths, sum(dataset.dims[name] for name in streams)
     sizes = padded_lengths(lengths)
     for size in np.unique(sizes):
         members = np.flatnonzero(sizes == size)
         for first in range(0, len(members), batch_size):
             videos = members[first : first + batch_size]
-            features = np.zeros((batch_size, size, sum(dataset.dims[name] for name in streams)), np.float32)
-            for row, video in enumerate(videos):
-                features[row, : lengths[video]] = read(dataset, video, streams)
             mask = np.zeros((batch_size, size), np.float32)
             mask[: len(videos)] = np.arange(size) < lengths[videos][:, None]
+            mask = mask[slots]
+            features = np.zeros((len(mask), size, dim), np.float32)
+            for row, video in zip(features, videos[slots]):
+                row[: lengths[video]] = read(dataset, video, streams)
             yield Padded(videos, features, mask)
