@@ -46,7 +46,7 @@ features of 2 s): start with it if videos have tens of snippets, or if training 
 `context0`, `context4` and `built_in` have what `wsal_jax.tune` chose for each method on the result tables' data."""
 
 TUNED = {"context0": "feature_folder", "context4": "feature_folder", "built_in": "synthetic_untrimmed"}
-"""The presets of `configs/tuned.py`, and the data that they are for."""
+"""The presets of `configs/tuned`, and the data that they are for."""
 
 
 def get_config(switches: ConfigDict) -> ConfigDict:

@@ -38,7 +38,7 @@ def made(small=True):
     store = Store(Path(), "test", {}, *[np.zeros(N, int)] * 3)
     names = [f"class {c}" for c in range(8)]
     return Made(
-        Dataset(store, metas, annotations, labels, labels, names, {"rgb": 1}, 0, [""] * len(metas)), classes, corners
+        Dataset(store, metas, annotations, labels, labels, names, {"rgb": 1}, [""] * len(metas)), classes, corners
     )
 
 

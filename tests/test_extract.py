@@ -127,7 +127,7 @@ def test_training_on_it(whole, tfds_dir, tmp_path, monkeypatch):
     config.data.root, config.data.dir = str(whole), tfds_dir
     config.batch_size, config.num_snippets, config.steps, config.log_every, config.checkpoint_every = 2, 4, 2, 2, 2
     config.plots = 0
-    monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)  # of 2 of the 8 devices, for 2 videos
+    monkeypatch.setattr(sharding, "make_mesh", lambda *given: mesh)  # of 2 of the 8 devices, for 2 videos
     main.run(config, str(tmp_path / "run"))
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert {"rgb", "flow", "fused"} < set(results["rows"])

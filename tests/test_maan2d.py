@@ -176,7 +176,7 @@ def test_data_of_another_kind_or_network_are_refused():
     def data(grid=None):
         meta = Meta("x.jpg", 49, 1.0, 1.0, 0.5, 49.0, grid=grid)
         store = Store(Path(), "train", {}, *[np.zeros(1, int)] * 3)
-        return pipeline.Dataset(store, [meta], [], np.zeros((1, 1)), np.zeros((1, 1)), ["a"], {"rgb": 1}, 0, [""])
+        return pipeline.Dataset(store, [meta], [], np.zeros((1, 1)), np.zeros((1, 1)), ["a"], {"rgb": 1}, [""])
 
     config = options(num_snippets=49)
     maan2d.check(config, data((7, 7)))

@@ -54,7 +54,7 @@ def train(root, tfds_dir, workdir, seeds, **options):
     config.update(options)
     with pytest.MonkeyPatch.context() as patch:
         mesh = sharding.make_mesh(jax.devices()[:2])  # of 2 of the 8 devices, for 2 videos
-        patch.setattr(sharding, "make_mesh", lambda: mesh)
+        patch.setattr(sharding, "make_mesh", lambda *given: mesh)
         main.run(config, str(workdir))
     return config
 

@@ -115,8 +115,8 @@ def checkout(tmp_path, tfds_dir, tiny, monkeypatch):
     text = "Before.\n\n<!-- table two -->\nold\n<!-- end of table -->\n\nAfter.\n"
     (tmp_path / "docs" / "results.md").write_text(text)
     (tmp_path / "docs" / "tuning.md").write_text("<!-- chosen settings -->\n<!-- end of settings -->\n")
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "tuned.py").write_text("")
+    (tmp_path / "configs" / "tuned").mkdir(parents=True)
+    (tmp_path / "configs" / "tuned" / "__init__.py").write_text("")
     tables.make(tmp_path)
     (tmp_path / "docs" / "results.md").write_text(text)
     data = pipeline.load(tiny, "test")
@@ -237,7 +237,7 @@ def test_every_row_of_the_documents_is_a_command(monkeypatch):
 def test_the_tuned_presets_are_what_the_studies_chose():
     """If this fails: `python -m wsal_jax.tables`."""
     studies = study.kept(ROOT)
-    assert (ROOT / "configs" / "tuned.py").read_text() == study.tuned_text(studies) and len(studies) >= 31
+    assert (ROOT / "configs" / "tuned" / "__init__.py").read_text() == study.tuned_text(studies) and len(studies) >= 31
     for name, one in studies.items():
         row, _, data = name.partition(".")
         base, _, switches = one["base"].partition(":")

@@ -44,7 +44,7 @@ def search(tmp_path):
 def config(config, monkeypatch):
     """On one device, for a fold has too few videos for eight."""
     mesh = sharding.make_mesh(jax.devices()[:1])
-    monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
+    monkeypatch.setattr(sharding, "make_mesh", lambda *given: mesh)
     config.batch_size = 4
     return config
 
@@ -133,7 +133,7 @@ def test_the_value_is_that_of_the_last_row_of_an_evaluation(config, data):
 
 def test_without_segments_labels_choose_and_it_says_so(config, data, search, tmp_path, monkeypatch):
     blind = data._replace(annotations=[Annotation(np.zeros((0, 2)), np.zeros(0, int))] * 12)
-    monkeypatch.setattr(pipeline, "load", lambda builder, split: blind)
+    monkeypatch.setattr(pipeline, "load", lambda *given: blind)
     monkeypatch.setattr(heldout, "train_and_score", wrong_videos(data))
     said = tune.run(config, BASE, search, str(tmp_path / "run"), trials=1, folds=2, seeds=1)
     assert "video labels of held-out training videos" in said and "classification mAP" in said

@@ -134,7 +134,7 @@ def kept(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def tuned_text(studies: dict[str, dict[str, Any]]) -> str:
-    """The text of `configs/tuned.py`."""
+    """The text of `configs/tuned`."""
     lines = [
         '"""What `wsal_jax.tune` chose, by row of the result tables and data. `python -m wsal_jax.tables` makes it.',
         "",

@@ -1,6 +1,6 @@
 """Results are files, and tables are made of them. In a checkout:
 
-    python -m wsal_jax.tables                                   make the documents and configs/tuned.py anew
+    python -m wsal_jax.tables                                   make the documents and configs/tuned anew
     python -m wsal_jax.tables run TABLE [ROW]                   train and evaluate its rows; launch/reproduce.sh does so
     python -m wsal_jax.tables add RUN --table TABLE --row ROW   take the results of a run that is there
 
@@ -259,9 +259,9 @@ def fill(root: Path, text: str) -> str:
 
 
 def make(root: Path) -> list[str]:
-    """Makes the tables of all documents and `configs/tuned.py` anew; returns which of them changed."""
+    """Makes the tables of all documents and `configs/tuned` anew; returns which of them changed."""
     changed = []
-    for name in (*DOCUMENTS, "configs/tuned.py"):
+    for name in (*DOCUMENTS, "configs/tuned/__init__.py"):
         text = (root / name).read_text()
         new = study.tuned_text(study.kept(root)) if name.endswith(".py") else fill(root, text)
         if new != text:
