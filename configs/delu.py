@@ -6,7 +6,7 @@ python -m wsal_jax.main --config=configs/delu.py:dataset=thumos14 --config.data.
 python -m wsal_jax.main --config=configs/delu.py --config.method.ranks=False     (L_uct as released)
 
 thumos14, activitynet/1.2 and feature_folder have the published settings; `terms=co2` those of CO2-Net, the other terms
-those of DELU. A step of these costs 1.7 TFLOP: take a GPU. `preset=composed` and the built-in data are for two CPU
+those of DELU. A step on THUMOS14 is 0.5 TFLOP: take a GPU. `preset=composed` and the built-in data are for two CPU
 cores: a quarter of the classifier's width, fewer and smaller steps, and a higher rate to make up for it.
 """
 

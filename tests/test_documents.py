@@ -51,7 +51,7 @@ def test_options_exist():
         config = json.loads(get_config(name, f"dataset={dataset}").to_json())
         options |= set(flatten_dict({"config": config}, sep="."))
     groups = {option.rsplit(".", i)[0] for option in options for i in (1, 2)}
-    named = {x for text in TEXTS.values() for x in re.findall(r"\b(config\.[a-z_]+(?:\.[a-z_]+)*)", text)}
+    named = {x for text in TEXTS.values() for x in re.findall(r"\b(config\.[a-z0-9_]+(?:\.[a-z0-9_]+)*)", text)}
     named -= {"config.py", "config.json"}  # files
     assert len(named) > 10
     assert named <= options | groups, sorted(named - options - groups)
