@@ -10,7 +10,8 @@ share: optimizer, batch, num_snippets. `--config.method.base_share` of `--config
 
 thumos14, activitynet and feature_folder have the published settings of base and head; take a GPU. `preset=composed` and
 the built-in data are for two CPU cores: MAAN as the base, a quarter of the head's width, 50 snippets, and 64 candidates
-of each training video, of which repeated ones count once.
+of each training video, of which repeated ones count once. On composed data a step of the base is 3 GFLOP, one of the
+head 22; with the settings of THUMOS14 1,160 and 830.
 """
 
 import importlib
