@@ -10,7 +10,8 @@ share: optimizer, batch, num_snippets. `--config.method.base_share` of `--config
 
 thumos14, activitynet and feature_folder have the published settings of base and head; take a GPU. `preset=composed` and
 the built-in data are for two CPU cores: MAAN as the base, a quarter of the head's width, 50 snippets, and 64 candidates
-of each training video, of which repeated ones count once.
+of each training video, of which repeated ones count once. On composed data a step of the base is 3 GFLOP, one of the
+head 22; with the settings of THUMOS14 1,160 and 830.
 """
 
 import importlib
@@ -63,6 +64,8 @@ def get_config(text=None):
         config.steps = base_steps + (100 if switches.quick else 4000)  # 200 epochs of 20 steps
     else:
         small(config)
+        if benchmark == "synthetic_untrimmed":  # its videos have up to 2,000 snippets, and up to 414 candidates
+            config.method.test_candidates = 512
         config.steps = base_steps + base_steps // 2
     if switches.base == "maan":
         # MAAN's attention is nearly 0 or 1. After 300 steps on three quarters of the composed training videos (context
@@ -74,9 +77,9 @@ def get_config(text=None):
 
 
 def small(config):
-    """What two cores can train on videos of about 100 snippets."""
+    """What two cores can train on videos of about 100 snippets, which have 23 candidates on average, 70 at most."""
     config.num_snippets = 50
-    config.method.update(unique=True, train_candidates=64, test_candidates=256, width=256, hidden=128)
+    config.method.update(unique=True, train_candidates=64, test_candidates=128, width=256, hidden=128)
 
 
 def base_config(switches):
