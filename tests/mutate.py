@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 CONTRACT = "tests/test_method.py"
 TESTS = {
     "wsal_jax/aggregate.py": ["tests/test_aggregate.py"],
+    "wsal_jax/chain.py": ["tests/test_chain.py"],
     "wsal_jax/localize.py": ["tests/test_localize.py"],
     "wsal_jax/matching.py": ["tests/test_metrics.py"],
     "wsal_jax/metrics.py": ["tests/test_metrics.py"],
@@ -34,6 +35,7 @@ TESTS = {
     "wsal_jax/methods/iwo.py": ["tests/test_iwo.py", CONTRACT],
     "wsal_jax/methods/sal.py": ["tests/test_sal.py", CONTRACT],
     "wsal_jax/methods/star.py": ["tests/test_star.py", CONTRACT],
+    "wsal_jax/methods/markov.py": ["tests/test_markov.py", CONTRACT],
 }
 """The tests of each module, the one most likely to fail first."""
 

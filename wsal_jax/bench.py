@@ -24,6 +24,7 @@ from wsal_jax import bench_scale, method, methods, metrics, sharding
 from wsal_jax import train as loop
 from wsal_jax.aggregate import marginalized_average, marginalized_average_scan
 from wsal_jax.backbones import efficientnet_lite0, i3d
+from wsal_jax.chain import chain_average
 from wsal_jax.data.bank import Bank
 from wsal_jax.types import Annotation, Detections
 from wsal_jax.video import bench as video
@@ -98,6 +99,32 @@ def aggregate(args: argparse.Namespace) -> None:
         ratio = f"{times['scan'] / times['linear']:>13,.0f}x" if "scan" in times else ""
         print(f"{n:>6} {cells[0]} {cells[1]} {ratio}", flush=True)
         previous = times
+
+
+def chain(args: argparse.Namespace) -> None:
+    """Marginalized average over a Markov chain, forward + backward: time by the number of snippets.
+
+    The gradient is with respect to probabilities, features and `stay`. `growth` is the time relative to the row above;
+    `to MAAN` to the marginalized average without a chain.
+    """
+    batch, d = args.batch, 1024
+    print(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}, batch {batch}, d {d}, float32, forward + backward")
+    print(f"{'T':>6} {'ms':>10} {'growth':>7} {'to MAAN':>10}")
+    previous = None
+    for n in (20, 200, 2000, 20_000):
+        p, x = jax.random.uniform(jax.random.key(0), (batch, n)), jax.random.normal(jax.random.key(1), (batch, n, d))
+
+        def loss(p, x, stay):
+            return jnp.sum(jax.vmap(chain_average, (0, 0, None))(p, x, stay) ** 2)
+
+        def without(p, x):
+            return jnp.sum(jax.vmap(marginalized_average)(p, x) ** 2)
+
+        took = seconds(jax.jit(jax.value_and_grad(loss, (0, 1, 2))), p, x, 1.0)
+        of_maan = took / seconds(jax.jit(jax.value_and_grad(without, (0, 1))), p, x)
+        growth = f"{took / previous:.1f}x" if previous else ""
+        print(f"{n:>6} {1e3 * took:>10,.2f} {growth:>7} {of_maan:>9.1f}x", flush=True)
+        previous = took
 
 
 def train(args: argparse.Namespace) -> None:
@@ -335,13 +362,16 @@ def backbone(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m wsal_jax.bench", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for run in (aggregate, train, score, build, load, backbone, video.extract, bench_scale.stream, bench_scale.scale):
+    scaling = (bench_scale.stream, bench_scale.scale)
+    for run in (aggregate, chain, train, score, build, load, backbone, video.extract, *scaling):
         command = commands.add_parser(run.__name__, help=run.__doc__.splitlines()[0])
         command.set_defaults(run=run)
         if run is video.extract:
             video.arguments(command)
-        if run in (bench_scale.stream, bench_scale.scale):
+        if run in scaling:
             bench_scale.arguments(command, run)
+        if run is chain:
+            command.add_argument("--batch", type=int, default=8, help="videos at once")
         if run is train:
             command.add_argument("--config", action="append", required=True, help="as for wsal_jax.main; repeatable")
             command.add_argument("--seeds", type=int, nargs="+", default=[1], help="number of seeds trained at once")

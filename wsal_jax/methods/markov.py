@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from wsal_jax import chain, layers, localize
+from wsal_jax import aggregate, chain, layers, localize
 from wsal_jax.losses import binary_cross_entropy
 from wsal_jax.method import Method, Params, Phase, Spec, Step
 from wsal_jax.methods import maan
@@ -39,33 +39,39 @@ def stay_of(config: ConfigDict, params: Params) -> Float[Array, ""] | float:
     return jax.nn.softplus(params["chain"]["stay"]) if config.learn_stay else config.stay
 
 
+def pool(config: ConfigDict, params: Params, p: Float[Array, " n"], video: Video) -> Float[Array, " d"]:
+    """The video's feature."""
+    if not config.stay:  # the same, without a loop over the snippets
+        return aggregate.marginalized_average(p, video.features, video.mask)
+    return chain.chain_average(p, video.features, stay_of(config, params), video.mask)
+
+
 def loss(
     config: ConfigDict, params: Params, video: Video, step: Step
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Cross-entropy of the pooled video (MAAN's eq. 10), plus `sparsity` times the sum of the attention."""
     dimension_key = jax.random.split(step.key)[0]  # MAAN's, which splits it for an aggregator that is random
     video = video._replace(features=layers.drop_dimensions(dimension_key, video.features, config.dropout))
-    attention, stay = maan.attend(config, params, video), stay_of(config, params)
-    pooled = chain.chain_average(attention, video.features, stay, video.mask)
-    classification = binary_cross_entropy(layers.dense(params["classifier"], pooled), video.labels)
+    attention = maan.attend(config, params, video)
+    logits = layers.dense(params["classifier"], pool(config, params, attention, video))
+    classification = binary_cross_entropy(logits, video.labels)
     total = classification + config.sparsity * attention.sum()
     metrics = {
         "loss": total,
         "classification": classification,
         "attention": attention.sum() / jnp.maximum(video.mask.sum(), 1),
-        "stay": jnp.float32(stay),
+        "stay": jnp.float32(stay_of(config, params)),
     }
     return total, metrics
 
 
 def score(config: ConfigDict, params: Params, video: Video) -> Scores:
     """As for MAAN (eq. 14), with P(z_t = 1) in place of p_t: s_t^c = P(z_t = 1) sigmoid(w_c x_t)."""
-    p, stay = maan.attend(config, params, video), stay_of(config, params)
-    pooled = chain.chain_average(p, video.features, stay, video.mask)
-    attention = chain.marginals(p, stay, video.mask)
+    p = maan.attend(config, params, video)
+    attention = chain.marginals(p, stay_of(config, params), video.mask)
     logits = video.features @ params["classifier"]["kernel"]
     evidence = jax.nn.sigmoid(logits + params["classifier"]["bias"]) * video.mask[:, None]
-    video_score = jax.nn.sigmoid(layers.dense(params["classifier"], pooled))
+    video_score = jax.nn.sigmoid(layers.dense(params["classifier"], pool(config, params, p, video)))
     return Scores(video_score, attention[:, None] * jax.nn.sigmoid(logits), attention, None, evidence)
 
 
