@@ -5,7 +5,7 @@ python -m wsal_jax.main --config=configs/sal.py:terms=mil+act+mix    (mil and an
 python -m wsal_jax.main --config=configs/sal.py:dataset=thumos14 --config.data.root=DIR        (settings as published)
 python -m wsal_jax.main --config=configs/sal.py:dataset=activitynet/1.3 --config.data.root=DIR (settings as published)
 
-The published network has 512 units and, on THUMOS14 and with our half of the second-order layers, 76 million parameters:
+The published network has 512 units and, on THUMOS14, 76 million parameters with our half of the second-order layers:
 take a GPU. The built-in data and preset=composed have 64 units, T = 100 and 1,000 steps of 8 videos, which two CPU
 cores can train.
 """
