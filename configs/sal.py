@@ -70,6 +70,8 @@ def get_config(text=None):
         config.localize.thresholds = tuple(round(0.05 * i, 2) for i in range(1, 10))
         config.localize.reject, config.localize.nms = 0.4, 0.3
         config.localize.prior, config.localize.decay = 0.0, 0.1
+    if switches.dataset.startswith("synthetic_untrimmed"):  # best of 8 on held-out training videos, one seed
+        config.localize.reject, config.localize.nms, config.localize.prior = 0.1, 0.5, 1.0
     if switches.quick:
         config.steps = 200
     if "sem" not in terms.split("+"):
