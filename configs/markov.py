@@ -2,6 +2,7 @@
 
 python -m wsal_jax.main --config=configs/markov.py
 python -m wsal_jax.main --config=configs/markov.py --config.method.stay=0      (MAAN)
+python -m wsal_jax.main --config=configs/markov.py:pooling     (the chain as pooling alone, all else as MAAN's)
 python -m wsal_jax.main --config=configs/markov.py:dataset=feature_folder,preset=composed --config.data.root=DIR
 """
 
@@ -9,7 +10,7 @@ from wsal_jax.configs import common
 
 
 def get_config(text=None):
-    switches = common.parse(text, **common.SWITCHES)
+    switches = common.parse(text, pooling=False, **common.SWITCHES)
     config = common.get_config(switches)
     config.method = dict(
         name="markov",
@@ -29,7 +30,7 @@ def get_config(text=None):
     config.localize.candidates = 60  # likeliest runs of a class and a threshold
     if switches.dataset.startswith("synthetic_untrimmed"):  # as for MAAN
         config.optimizer.learning_rate, config.method.dropout = 2e-3, 0.0
-    if switches.preset == "composed":
+    if switches.preset == "composed" and not switches.pooling:
         # Neighbours of a sample must be neighbours in the video, so T is larger than MAAN's 20, the batch smaller. On
         # held-out training videos of composed data, one fold and seed, 500 steps, a chain helped where segments are
         # ranked by posteriors (localize.stay 0, 1, 2; mAP over .1:.9: 39.0, 41.8, 43.0 with context, 60.0, 61.4, 62.7
@@ -40,4 +41,4 @@ def get_config(text=None):
         config.localize.thresholds, config.localize.nms = (0.03,), 0.3
     if "activitynet" in switches.dataset:
         config.localize.thresholds = (0.2, 0.15, 0.1, 0.05)
-    return common.tuned(config, "markov", switches)
+    return common.tuned(config, "markov_pooling" if switches.pooling else "markov", switches)

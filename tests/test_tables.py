@@ -231,7 +231,7 @@ def test_every_row_of_the_documents_is_a_command(monkeypatch):
                 config = tables.config_of(arguments)
                 assert config.seeds >= 3 and (config.data.root or "built_in" in name)
     by_name = [name for table in ("methods", "newer") for name in tables.rows_of(known, table)]
-    assert {name.split(".")[0] for name in by_name} >= {*methods.names()} - {"maan2d"} and len(by_name) == 9 * 7 + 4
+    assert {name.split(".")[0] for name in by_name} >= {*methods.names()} - {"maan2d"} and len(by_name) == 9 * 7 + 5
 
 
 def test_the_tuned_presets_are_what_the_studies_chose():

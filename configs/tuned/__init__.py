@@ -178,7 +178,19 @@ CHOSEN: dict[str, dict] = {
         "localize.reject": 0.05,
         "fusion": (0.3, 0.7),
     },
-    "markov.context0": {
+    "markov_pooling.built_in": {
+        "optimizer.learning_rate": 0.002,
+        "steps": 2000,
+        "num_snippets": 20,
+        "method.dropout": 0.0,
+        "method.stay": 1.0,
+        "method.sparsity": 0.0,
+        "localize.thresholds": (0.05,),
+        "localize.nms": 0.3,
+        "localize.reject": 0.05,
+        "fusion": (0.3, 0.7),
+    },
+    "markov_pooling.context0": {
         "optimizer.learning_rate": 0.0005,
         "steps": 2000,
         "num_snippets": 20,
@@ -190,7 +202,7 @@ CHOSEN: dict[str, dict] = {
         "localize.reject": 0.1,
         "fusion": (0.7, 0.3),
     },
-    "markov.context4": {
+    "markov_pooling.context4": {
         "optimizer.learning_rate": 0.0005,
         "steps": 2000,
         "num_snippets": 20,
