@@ -80,7 +80,11 @@ def read_activitynet(path: Path, problems: Problems) -> dict[str, Record]:
             continue
         annotations = video.get("annotations") or []
         annotations = list(annotations) if isinstance(annotations, list) else [annotations]
-        annotations += [{"segment": segment, "label": AMBIGUOUS} for segment in aside.get(id) or ()]
+        beside = aside.get(id) or []
+        if not isinstance(beside, list):
+            problems.add(where, "set_ambiguous must be a list of segments")
+            beside = []
+        annotations += [{"segment": segment, "label": AMBIGUOUS} for segment in beside]
         segments, ambiguous = [], []
         labels: list[str] = []
         names: list[str] = []

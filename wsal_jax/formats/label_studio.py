@@ -77,7 +77,11 @@ def read(path: Path, problems: Problems, fps: float | None = None) -> dict[str, 
     for i, one in enumerate(content if isinstance(content, list) else []):
         where = f"{path.name}: task {i}"
         data = one.get("data") if isinstance(one, dict) else None
-        if not isinstance(data, dict) or not isinstance(data.get("video"), str) or "annotations" not in one:
+        if (
+            not isinstance(data, dict)
+            or not isinstance(data.get("video"), str)
+            or not isinstance(one.get("annotations"), list)
+        ):
             problems.add(where, 'has no "data" with a "video", or no "annotations": export it as JSON, not JSON-MIN')
             continue
         stated = number(data.get("fps", fps))
