@@ -246,14 +246,14 @@ def test_a_step_that_is_not_finite_changes_nothing(config, data):
     run, mesh = toy(init=init, phases=(Phase("a", loss, ("first",), tracks=("tracked",)),)), one_device()
     config.batch_size, config.seeds = 12, 3
     keys = train.make_keys(config, "rgb")
-    bank, _ = train.feed(data, ["rgb"], keys, range(2), config, mesh)
+    videos, _ = bank.feed(data, ["rgb"], keys, [range(2)], config, mesh)
     state = train.init(run, method.Spec((data.dims["rgb"],), 3), config, int(data.lengths.sum()), "rgb")
     hit = np.asarray(state.params["second"])[:, 2, 0] > 0
     assert hit.tolist() == [True, False, True]
     made = train.make_run(run, FrozenConfigDict(config), 1, mesh)
     states = [jax.device_get(state)]
     for step in range(2):
-        state, sums, counts, losses = made(state, keys, bank, np.arange(step, step + 1), None)
+        state, sums, counts, losses = made(state, keys, videos, np.arange(step, step + 1), None)
         states.append(jax.device_get(state))
     assert np.isfinite(losses[0]).tolist() == (~hit).tolist() == counts["a/epoch"].astype(bool).tolist()
     assert sums["a/epoch"].tolist() == [0, 1, 0]
