@@ -3,6 +3,10 @@
 #   launch/local_processes.sh 2 --config=configs/maan.py:quick --workdir=runs/two
 # The script passes Ctrl-C or SIGTERM on to all processes, which save and exit, and exits after them.
 set -euo pipefail
+if ! [[ ${1:-} =~ ^[1-9][0-9]*$ ]]; then
+  echo "usage: $0 PROCESSES --config=CONFIG [OPTION ...]" >&2
+  exit 2
+fi
 count=$1
 shift
 cd "$(dirname "$0")/.."
@@ -12,6 +16,7 @@ export JAX_PLATFORMS=cpu JAX_CPU_COLLECTIVES_IMPLEMENTATION=gloo
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')
 set -m # a process group for each, so that Ctrl-C reaches only this script, which passes it on once
 pids=() signalled=''
+# shellcheck disable=SC2329 # the traps call it
 pass_on() {
   signalled=1
   kill "-$1" "${pids[@]}" 2>/dev/null || true
