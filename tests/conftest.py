@@ -7,6 +7,18 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
 
+PLAIN = {"aggregate", "chain", "delu", "dgam", "finetune", "iwo", "maan", "method", "p_mil", "sal", "star"}
+"""Tests of equations, most of whose time is compilation: XLA leaves out its costly optimizations there. The tests of
+training, resuming and devices run what users run."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly(request):
+    jax.config.update("jax_disable_most_optimizations", request.module.__name__.removeprefix("test_") in PLAIN)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def tfds_dir(tmp_path_factory):
     """Where the tests' data sets are built."""

@@ -470,7 +470,7 @@ def test_rounds_leave_less_to_learn_from(config, data, tmp_path):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=(1, *x.shape)).astype(np.float32), shapes)
     keep = np.ones((1, data.lengths.sum()), bool)
-    revised = train.revise(made, params, keep, data, streams)
+    revised = train.revise(made, params, keep, data, streams, sharding.make_mesh(jax.devices()[:1]))
     gone = [n - revised[0, start : start + n].sum() for start, n in zip(data.starts, data.lengths)]
     assert all(x <= labels.sum() * round(0.2 * n) for x, labels, n in zip(gone, data.labels, data.lengths))
     assert np.mean(gone) > 0.1 * np.mean(data.lengths)

@@ -129,7 +129,9 @@ def test_the_launcher_passes_a_signal_on_and_waits(tmp_path, number):
     stand_in.write_text(STAND_IN)
     stand_in.chmod(0o755)
     environment = {**os.environ, "PYTHON": str(stand_in)}
-    with subprocess.Popen([LAUNCH, "2"], env=environment, stdout=subprocess.PIPE, text=True) as run:
+    # A shell that starts the tests in the background lets them inherit that SIGINT is ignored.
+    options = dict(env=environment, stdout=subprocess.PIPE, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
+    with subprocess.Popen([LAUNCH, "2"], text=True, **options) as run:
         assert [run.stdout.readline() for _ in range(2)] == ["started\n"] * 2
         run.send_signal(number)
         out = run.communicate(timeout=60)[0]

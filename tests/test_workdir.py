@@ -29,6 +29,17 @@ def test_the_same_run_is_continued_and_another_refused(config, tmp_path):
     assert json.loads((folder / "config.json").read_text())["seed"] == 0
 
 
+def test_a_run_older_than_an_option_is_continued(config, tmp_path):
+    folder = open_run(str(tmp_path / "run"), config, "tiny/1")
+    old = json.loads((folder / "config.json").read_text())
+    del old["data"]["dtype"]
+    (folder / "config.json").write_text(json.dumps(old))
+    assert open_run(str(folder), config, "tiny/1") == folder
+    config.data.dtype = "bfloat16"
+    with pytest.raises(InputError, match=r"data\.dtype: stored there, bfloat16 now"):
+        open_run(str(folder), config, "tiny/1")
+
+
 def test_without_resume_a_run_is_set_aside_and_nothing_lost(config, tmp_path):
     config.resume = False
     for content in ("first", "second", "third"):

@@ -126,7 +126,7 @@ def read(folder: Path) -> Record:
         annotations = [_annotation(one, index) for one in content["videos"]]
     except FolderError:
         raise
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise FolderError(folder, [f"data.json is damaged ({error!r}): start the run again to write it"]) from error
     return Record(content, content["classes"], metas, annotations)
 

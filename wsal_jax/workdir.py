@@ -33,9 +33,10 @@ RISE = 10
 
 
 def identity(run: dict) -> dict:
-    """What must agree for two runs to be the same."""
+    """What must agree for two runs to be the same. Runs that are older than `data.dtype` had features as stored."""
     run = {name: value for name, value in run.items() if name != "evaluation"}
-    return {name: value for name, value in flatten_dict(run, sep=".").items() if name not in IRRELEVANT}
+    flat = {"data.dtype": "stored", **flatten_dict(run, sep=".")}
+    return {name: value for name, value in flat.items() if name not in IRRELEVANT}
 
 
 def shared(config: ConfigDict) -> dict:
