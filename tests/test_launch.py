@@ -122,6 +122,10 @@ for i in {1..600}; do sleep 0.1; done
 """
 
 
+# A shell that starts the tests in the background lets them inherit that SIGINT is ignored; this undoes it.
+HEEDING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_launcher_passes_a_signal_on_and_waits(tmp_path, number):
     """Uses a stand-in for Python that takes a while to save when it receives a signal."""
@@ -129,9 +133,8 @@ def test_the_launcher_passes_a_signal_on_and_waits(tmp_path, number):
     stand_in.write_text(STAND_IN)
     stand_in.chmod(0o755)
     environment = {**os.environ, "PYTHON": str(stand_in)}
-    # A shell that starts the tests in the background lets them inherit that SIGINT is ignored.
-    options = dict(env=environment, stdout=subprocess.PIPE, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
-    with subprocess.Popen([LAUNCH, "2"], text=True, **options) as run:
+    command = [sys.executable, "-c", HEEDING, LAUNCH, "2"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as run:
         assert [run.stdout.readline() for _ in range(2)] == ["started\n"] * 2
         run.send_signal(number)
         out = run.communicate(timeout=60)[0]

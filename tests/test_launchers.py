@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,10 +132,14 @@ def test_a_name_that_is_there_is_left_alone(stand_in):
     assert len(calls(stand_in)) == len(calls(stand_in, "describe")) == 1
 
 
+# A shell that starts the tests in the background lets them inherit that SIGINT is ignored; this undoes it.
+HEEDING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_launcher_that_is_told_to_stop_deletes_the_machine(stand_in, number):
     (stand_in[0] / "plan").write_text("hang ACTIVE\n")
-    command = [LAUNCH / SPOT[0], *SPOT[1:], "--workdir=/mnt/run"]
+    command = [sys.executable, "-c", HEEDING, LAUNCH / SPOT[0], *SPOT[1:], "--workdir=/mnt/run"]
     with subprocess.Popen(command, env=stand_in[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
         assert job.stdout.readline() == "hanging\n"
         job.send_signal(number)
