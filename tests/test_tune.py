@@ -215,6 +215,12 @@ def test_the_best_setting_becomes_a_config(config, search, tmp_path, monkeypatch
     values = [np.mean(one["values"]) for one in kept["trials_over"]]
     best = kept["trials_over"][int(np.argmax(values))]
     assert max(values) > values[0]
+    assert kept["base"] == BASE and set(kept["given"]) == set(kept["space"])
+    assert all(tune_value(x) == tune.value_of(config, name) for name, x in kept["given"].items())
+    written: dict = {}
+    exec(study.tuned_text({"toy.data": kept}), written)
+    assert written["CHOSEN"]["toy.data"] == {name: tune_value(x) for name, x in best["setting"].items()}
+    assert f"| toy | data | {values[0]:.1f} ± 0.0 | {max(values):.1f} ± 0.0 |" in study.tuned_table({"toy.data": kept})
     chosen = runpy.run_path(str(tmp_path / "run" / "chosen.py"))["get_config"]("")
     expected = tune.apply(config, {name: tune_value(x) for name, x in best["setting"].items()})
     assert chosen.to_dict() == expected.to_dict() and isinstance(chosen.localize.thresholds, tuple)

@@ -129,7 +129,7 @@ def write(folder: Path, about: dict[str, Any], results: Sequence[dict[str, Any]]
 
 
 def kept(root: Path) -> dict[str, dict[str, Any]]:
-    """The studies in `results/tuning` of a checkout, by row and data: study.json, with the row's config as `base`."""
+    """The studies in `results/tuning` of a checkout by row and data, each the study.json that tuning left."""
     return {path.stem: json.loads(path.read_text()) for path in sorted((root / "results" / "tuning").glob("*.json"))}
 
 

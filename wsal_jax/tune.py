@@ -258,7 +258,8 @@ def run(config: ConfigDict, base: str, search: str, workdir: str | None = None, 
         space = {name: values for name, values in space.items() if not name.startswith("localize.")}
     inner = {name: values for name, values in space.items() if name.startswith(WITHOUT_TRAINING)}
     outer = {name: values for name, values in space.items() if name not in inner}
-    about = describe(config, data, builder.info.full_name, by) | budget | {"space": space}
+    own = {name: value_of(config, name) for name in space}
+    about = describe(config, data, builder.info.full_name, by) | budget | {"space": space, "base": base, "given": own}
     folder, shared = open_study(workdir, config, about)
     while True:
         with claim(shared, folder, outer, config, budget["trials"]) as mine:
