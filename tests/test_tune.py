@@ -66,20 +66,17 @@ def perfect(data, video):
 def fake(calls):
     """A training that takes no time: the better the nearer its learning rate is to 0.01, and with 12 steps."""
 
-    def train_and_score(config, folds, folder):
+    def train_and_score(config, fold, folder):
         calls.append(config.to_dict())
         error = abs(np.log10(config.optimizer.learning_rate) + 2) + (config.steps != 12)
-        scores = []
-        for i, fold in enumerate(folds):
-            rng = np.random.default_rng(i)
-            of = {"rgb": [], "flow": []}
-            for seed in range(config.seeds):
-                for model in of:
-                    true = [perfect(fold.held_out, v) for v in range(len(fold.held_out.metas))]
-                    noise = 1 + 0.5 * error + 0.1 * seed + 0.2 * (model == "rgb")
-                    of[model].append([x._replace(cas=x.cas + noise * rng.uniform(0, 1, x.cas.shape)) for x in true])
-            scores.append(of)
-        return scores
+        rng = np.random.default_rng(len(fold.held_out.metas[0].id) + fold.held_out.metas[0].length)
+        of = {"rgb": [], "flow": []}
+        for seed in range(config.seeds):
+            for model in of:
+                true = [perfect(fold.held_out, v) for v in range(len(fold.held_out.metas))]
+                noise = 1 + 0.5 * error + 0.1 * seed + 0.2 * (model == "rgb")
+                of[model].append([x._replace(cas=x.cas + noise * rng.uniform(0, 1, x.cas.shape)) for x in true])
+        return of
 
     return train_and_score
 
@@ -118,7 +115,7 @@ def test_the_value_is_that_of_the_last_row_of_an_evaluation(config, data):
     config.fusion, config.evaluation.ious = (0.3, 0.7), (0.3, 0.5)
     folds = heldout.make_folds(data, 2, 0)
     config.seeds = 2
-    scores = fake([])(config, folds, None)
+    scores = [fake([])(config, fold, None) for fold in folds]
     values = heldout.measure(config, folds, scores, "segments")
     assert values.shape == (2, 2)
     for (f, fold), seed in [(x, y) for x in enumerate(folds) for y in range(2)]:
@@ -147,13 +144,11 @@ def test_without_segments_labels_choose_and_it_says_so(config, data, search, tmp
 def wrong_videos(data):
     """Flow knows the labels, and RGB is sure of the opposite: alone with half of the weight it leaves ties."""
 
-    def train_and_score(config, folds, folder):
-        def of(fold, right):
-            labels = fold.held_out.labels
-            none = [Scores(x if right else 1 - x, np.zeros((2, 3)), np.zeros(2)) for x in labels]
-            return [none]
+    def train_and_score(config, fold, folder):
+        def of(right):
+            return [[Scores(x if right else 1 - x, np.zeros((2, 3)), np.zeros(2)) for x in fold.held_out.labels]]
 
-        return [{"rgb": of(fold, False), "flow": of(fold, True)} for fold in folds]
+        return {"rgb": of(False), "flow": of(True)}
 
     return train_and_score
 
@@ -163,34 +158,52 @@ def test_a_killed_study_ends_as_one_that_was_not(config, search, tmp_path, monke
     calls = []
     monkeypatch.setattr(heldout, "train_and_score", fake(calls))
     tune.run(config, BASE, search, str(tmp_path / "whole"), **budget)
-    assert len(calls) == 10 and calls[0]["steps"] == config.steps == 6  # the first is the config as given
+    assert calls[0]["steps"] == config.steps == 6  # the first is the config as given
     assert {call["steps"] for call in calls} == {3, 6, 12} and all(call["seeds"] == 2 for call in calls)
+    over = json.loads((tmp_path / "whole" / "study.json").read_text())["trials_over"]
+    trained = [len(one["values"]) for one in over]
+    assert len(over) == 10 and sum(trained) == len(calls) and set(trained) == {1, 2}
 
-    parts, folders = [], []
+    parts, folders, middle = [], [], sum(trained[:8]) + 1
 
-    def killed(config, folds, folder):
+    def killed(config, fold, folder):
         folders.append(folder)
-        if len(folders) == 9:
+        if len(folders) == middle:
             raise KeyboardInterrupt
-        return fake(parts)(config, folds, folder)
+        return fake(parts)(config, fold, folder)
 
     monkeypatch.setattr(heldout, "train_and_score", killed)
     with pytest.raises(KeyboardInterrupt):
         tune.run(config, BASE, search, str(tmp_path / "parts"), **budget)
     assert len(json.loads((tmp_path / "parts" / "study.json").read_text())["trials_over"]) == 8
     tune.run(config, BASE, search, str(tmp_path / "parts"), **budget)
-    assert folders[9] == folders[8], "what was trained of the killed trial is continued"
+    assert folders[middle] == folders[middle - 1], "what was trained of the killed trial is continued"
     assert parts == calls
     results = [json.loads((tmp_path / x / "study.json").read_text())["trials_over"] for x in ("whole", "parts")]
     for one in (*results[0], *results[1]):
         del one["seconds"], one["detection_seconds"]
     assert results[0] == results[1]
     tune.run(config, BASE, search, str(tmp_path / "parts"), **budget)
-    assert len(parts) == 10, "a study that is over trains nothing"
+    assert parts == calls, "a study that is over trains nothing"
     tune.run(config, BASE, search, str(tmp_path / "parts"), **{**budget, "trials": 11})
-    assert len(parts) == 11
+    assert len(parts) > len(calls)
     with pytest.raises(InputError, match=r"holds a run with other options.*tune\.folds"):
         tune.run(config, BASE, search, str(tmp_path / "parts"), **{**budget, "folds": 3})
+
+
+def test_trials_below_the_median_of_the_first_fold_end_there(config, search, tmp_path, monkeypatch):
+    monkeypatch.setattr(heldout, "train_and_score", fake([]))
+    said = tune.run(config, BASE, search, str(tmp_path / "run"), trials=9, folds=2, seeds=2, detections=1)
+    over = json.loads((tmp_path / "run" / "study.json").read_text())["trials_over"]
+    whole = [np.mean(over[0]["values"][0])]
+    for one in over[1:]:
+        first = np.mean(one["values"][0])
+        assert (len(one["values"]) == 1) == (first < np.median(whole))
+        whole += [first] if len(one["values"]) == 2 else []
+    assert 1 < len(whole) < 9
+    assert said.count("ended after fold 1 of 2") == 9 - len(whole)
+    rows = [line for line in said.splitlines() if line.startswith("|")][2:]
+    assert all(("ended" in row) == (i >= len(whole)) for i, row in enumerate(rows)), "those come last"
 
 
 def test_a_trial_that_another_process_works_on_is_left_to_it(config, search, tmp_path):
@@ -212,7 +225,7 @@ def test_the_best_setting_becomes_a_config(config, search, tmp_path, monkeypatch
     monkeypatch.setattr(heldout, "train_and_score", fake(calls))
     said = tune.run(config, BASE, search, str(tmp_path / "run"), trials=9, folds=2, seeds=1, detections=4)
     kept = json.loads((tmp_path / "run" / "study.json").read_text())
-    values = [np.mean(one["values"]) for one in kept["trials_over"]]
+    values = [np.mean(one["values"]) if len(one["values"]) == 2 else 0.0 for one in kept["trials_over"]]
     best = kept["trials_over"][int(np.argmax(values))]
     assert max(values) > values[0]
     assert kept["base"] == BASE and set(kept["given"]) == set(kept["space"])
@@ -245,7 +258,7 @@ def test_settings_without_training_are_searched_on_one_training(config, data, se
     assert list(inner) == ["localize.thresholds", "fusion"]
     folds = heldout.make_folds(data, 2, 0)
     config.seeds = 1
-    scores = fake([])(config, folds, None)
+    scores = [fake([])(config, fold, None) for fold in folds]
     setting, values = tune.choose_detections(config, inner, folds, scores, "segments", 30)
     every = [
         heldout.measure(tune.apply(config, {"localize.thresholds": x, "fusion": y}), folds, scores, "segments").mean()
@@ -258,10 +271,10 @@ def test_settings_without_training_are_searched_on_one_training(config, data, se
 
 
 def test_a_setting_that_diverges_is_worth_nothing(config, search, tmp_path, monkeypatch):
-    def diverge(config, folds, folder):
+    def diverge(config, fold, folder):
         if config.steps == 3:
             raise train.Diverged("training diverged: in step 1")
-        return fake([])(config, folds, folder)
+        return fake([])(config, fold, folder)
 
     monkeypatch.setattr(heldout, "train_and_score", diverge)
     said = tune.run(config, BASE, search, str(tmp_path / "run"), trials=8, folds=2, seeds=1, detections=1)

@@ -16,7 +16,7 @@ from wsal_jax import methods as registry
 from wsal_jax.data import pipeline
 from wsal_jax.fuse import fuse
 from wsal_jax.method import options_of
-from wsal_jax.types import Detections, InputError, Model, Scores
+from wsal_jax.types import InputError, Model, Scores
 
 SUPERVISION = {
     "segments": "true segments of held-out training videos",
@@ -101,22 +101,19 @@ def check(config: ConfigDict, folds: Sequence[Fold]) -> None:
             registry.get(config.method, model).check(fold.train)
 
 
-def train_and_score(config: ConfigDict, folds: Sequence[Fold], folder: Path) -> list[OfFold]:
-    """Trains all models and seeds of the config on each fold, and scores its held-out videos.
+def train_and_score(config: ConfigDict, fold: Fold, folder: Path) -> OfFold:
+    """Trains all models and seeds of the config on a fold, and scores its held-out videos.
 
     What was trained before is found in `folder` and continued.
 
     Raises:
       train.Diverged: see `train.fit`, and its other errors.
     """
-    mesh, scores = sharding.make_mesh(), []
-    for i, fold in enumerate(folds):
-        of_fold: OfFold = {}
-        for model in config.streams:
-            method, streams = registry.get(config.method, model), model.split("+")
-            params = train.fit(method, fold.train, streams, config, mesh, folder / f"fold{i}" / model)
-            of_fold[model] = evaluate.score(method, params, fold.held_out, streams)
-        scores.append(of_fold)
+    mesh, scores = sharding.make_mesh(), {}
+    for model in config.streams:
+        method, streams = registry.get(config.method, model), model.split("+")
+        params = train.fit(method, fold.train, streams, config, mesh, folder / model)
+        scores[model] = evaluate.score(method, params, fold.held_out, streams)
     return scores
 
 
@@ -134,24 +131,19 @@ def measure(config: ConfigDict, folds: Sequence[Fold], scores: Sequence[OfFold],
 
 
 def _detection(config: ConfigDict, data: pipeline.Dataset, scores: dict[str, list[Scores]]) -> float:
-    known = with_segments(data)
-    found = {data.metas[i].id: _detect(config, data, scores, i) for i in known}
-    truth = {data.metas[i].id: data.annotations[i] for i in known}
+    """Of the detections of the last row of `evaluate.detect`."""
+    name, method = "config.localize", registry.get(config.method, config.streams[0])
+    common, own = options_of(config.localize, "", name), [options_of(config.localize, x, name) for x in scores]
+    found, truth = {}, {}
+    for i in with_segments(data):
+        models = [Model(of[i], options) for of, options in zip(scores.values(), own)]
+        fused = models[0]
+        if len(models) > 1:
+            fused = Model(fuse([x.scores for x in models], config.fusion), common)
+        found[data.metas[i].id] = method.propose(models, fused, data.metas[i])
+        truth[data.metas[i].id] = data.annotations[i]
     ious = np.array(config.evaluation.ious, np.float64)
     return metrics.detection_map(found, truth, len(data.class_names), ious, config.evaluation.protocol).mean.mean()
-
-
-def _detect(
-    config: ConfigDict, data: pipeline.Dataset, scores: dict[str, list[Scores]], video: int | np.integer
-) -> Detections:
-    """The detections of the last row of `evaluate.detect`."""
-    name = "config.localize"
-    models = [Model(of[video], options_of(config.localize, model, name)) for model, of in scores.items()]
-    fused = models[0]
-    if len(models) > 1:
-        fused = Model(fuse([x.scores for x in models], config.fusion), options_of(config.localize, "", name))
-    method = registry.get(config.method, config.streams[0])
-    return method.propose(models, fused, data.metas[video])
 
 
 def _classification(config: ConfigDict, data: pipeline.Dataset, scores: dict[str, list[Scores]]) -> float:

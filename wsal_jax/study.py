@@ -24,9 +24,14 @@ def value(result: dict[str, Any]) -> float:
     return float(np.mean(result["values"]))
 
 
+def whole(result: dict[str, Any], folds: int) -> bool:
+    """Whether it has all folds."""
+    return len(result["values"]) == folds
+
+
 def best(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of equal ones the first."""
-    return max(results, key=value)
+    """Of those with all folds, which the first has; of equal ones the first."""
+    return max((one for one in results if whole(one, len(results[0]["values"]))), key=value)
 
 
 def spread(result: dict[str, Any]) -> float:
@@ -40,15 +45,23 @@ def show(x: Any) -> str:
     return f"{x:.3g}" if isinstance(x, float) else json.dumps(x)
 
 
-def format_trial(number: int, trials: int, result: dict[str, Any]) -> str:
+def outcome(result: dict[str, Any], folds: int) -> str:
+    """What a trial came to."""
+    if "error" in result:
+        return "diverged"
+    early = "" if whole(result, folds) else f", ended after fold {len(result['values'])} of {folds}"
+    return f"{value(result):.2f} ± {spread(result):.2f}{early}"
+
+
+def format_trial(number: int, budget: dict[str, Any], result: dict[str, Any]) -> str:
     """A line for the terminal."""
     setting = ", ".join(f"{name} {show(x)}" for name, x in result["setting"].items())
-    what = result.get("error", f"{value(result):.2f} ± {spread(result):.2f}")
-    return f"trial {number} of {trials}: {what} ({setting}), {result['seconds']:.0f} s"
+    what = result.get("error", outcome(result, budget["folds"]))
+    return f"trial {number} of {budget['trials']}: {what} ({setting}), {result['seconds']:.0f} s"
 
 
 def table(about: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:
-    """The study as Markdown, the best setting first."""
+    """The study as Markdown, the best setting first, those that ended early last."""
     budget = ", ".join(f"{about[name]} {name}" for name in ("trials", "folds", "seeds", "detections"))
     of_groups = f"{about['groups']} groups of videos" if about["groups"] else "single videos"
     lines = [
@@ -60,11 +73,12 @@ def table(about: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:
     ]
     names = list(about["space"])
     rows = [["trial", "value", *names, "s"], ["---"] * (len(names) + 3)]
-    for i in sorted(range(len(results)), key=lambda i: -value(results[i])):
+    order = sorted(range(len(results)), key=lambda i: (not whole(results[i], about["folds"]), -value(results[i])))
+    for i in order:
         one = results[i]
-        what = "diverged" if "error" in one else f"{value(one):.2f} ± {spread(one):.2f}"
         setting = [show(one["setting"][name]) if name in one["setting"] else "" for name in names]
-        rows.append([str(i + 1), what, *setting, f"{one['seconds'] + one.get('detection_seconds', 0):.0f}"])
+        seconds = one["seconds"] + one.get("detection_seconds", 0)
+        rows.append([str(i + 1), outcome(one, about["folds"]), *setting, f"{seconds:.0f}"])
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 
 
@@ -124,7 +138,8 @@ def write(folder: Path, about: dict[str, Any], results: Sequence[dict[str, Any]]
     replace(folder / "study.json", json.dumps({**about, "trials_over": list(results)}, indent=1))
     replace(folder / "study.md", text + "\n")
     replace(folder / "chosen.py", chosen_config(config, base, about, results))
-    plot_study.draw(folder / "study.png", about["space"], [value(x) for x in results], [x["setting"] for x in results])
+    values = [value(x) if whole(x, about["folds"]) else None for x in results]
+    plot_study.draw(folder / "study.png", about["space"], values, [x["setting"] for x in results])
     return text
 
 

@@ -6,8 +6,10 @@ of what `wsal_jax.heldout.measure` says of the held-out videos. The test split i
 
 A trial trains one setting of the options that need training. On the scores of its held-out videos it then searches the
 options that do not, `localize.*` and `fusion`, and has the value of the best. Trials follow one another as Optuna's TPE
-sampler has it; the first is the config as given. The study lies in the work folder: the same command continues it, and
-several processes that are given the same folder, on one machine or several, share it.
+sampler has it; the first is the config as given. A trial ends early where its value after a fold is below the median of
+those that have all folds, after as many: Optuna's median rule, which spares the time for bad settings. The study lies
+in the work folder: the same command continues it, and several processes that are given the same folder, on one machine
+or several, share it.
 """
 
 import copy
@@ -49,6 +51,8 @@ MEASURE = flags.DEFINE_string("measure", None, "auto, segments or labels")
 
 WITHOUT_TRAINING = ("localize.", "fusion")
 """Options that begin like this are searched on the scores of one training."""
+
+OVER = TrialState.COMPLETE, TrialState.PRUNED
 
 Space = dict[str, Any]
 """By option: the list of its values, or `dict(low, high, log)`."""
@@ -189,7 +193,7 @@ def claim(shared: optuna.Study, folder: Path, space: Space, config: ConfigDict, 
             shared.enqueue_trial(left.params, user_attrs={"begun_as": left.user_attrs.get("begun_as", left.number)})
         if not shared.get_trials(deepcopy=False):
             shared.enqueue_trial(own_setting(config, space))
-        taken = len(shared.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING)))
+        taken = len(shared.get_trials(deepcopy=False, states=(*OVER, TrialState.RUNNING)))
         if taken >= trials:
             yield None
             return
@@ -207,6 +211,7 @@ def claim(shared: optuna.Study, folder: Path, space: Space, config: ConfigDict, 
 
 
 def one_trial(
+    trial: optuna.Trial,
     config: ConfigDict,
     setting: Setting,
     inner: Space,
@@ -215,22 +220,31 @@ def one_trial(
     tries: int,
     at: Path,
 ) -> dict[str, Any]:
-    """Trains a setting and chooses the detections; what is stored of it. A setting that diverges has the value 0."""
-    start, trained = time.perf_counter(), apply(config, setting)
-    try:
-        scores = heldout.train_and_score(trained, folds, at)
-    except train.Diverged as error:
-        values = np.zeros((len(folds), config.seeds))
-        return {
-            "setting": setting,
-            "values": values.tolist(),
-            "seconds": time.perf_counter() - start,
-            "error": str(error),
-        }
-    middle = time.perf_counter()
-    chosen, values = choose_detections(trained, inner, folds, scores, by, tries)
-    seconds = {"seconds": middle - start, "detection_seconds": time.perf_counter() - middle}
-    return {"setting": setting | chosen, "values": values.tolist(), **seconds}
+    """Trains a setting and chooses the detections; what is stored of it. A setting that diverges has the value 0.
+
+    The values are those of the folds that were trained, fewer than there are where the trial ended early.
+    """
+    trained, scores, seconds, searching = apply(config, setting), [], 0.0, 0.0
+    for i, fold in enumerate(folds):
+        start = time.perf_counter()
+        try:
+            scores.append(heldout.train_and_score(trained, fold, at / f"fold{i}"))
+        except train.Diverged as error:
+            seconds += time.perf_counter() - start
+            values = np.zeros((len(folds), config.seeds))
+            return {"setting": setting, "values": values.tolist(), "seconds": seconds, "error": str(error)}
+        middle = time.perf_counter()
+        chosen, values = choose_detections(trained, inner, folds[: i + 1], scores, by, tries)
+        seconds, searching = seconds + middle - start, searching + time.perf_counter() - middle
+        trial.report(float(values.mean()), i)
+        if trial.should_prune():
+            break
+    return {
+        "setting": setting | chosen,
+        "values": values.tolist(),
+        "seconds": seconds,
+        "detection_seconds": searching,
+    }
 
 
 def run(config: ConfigDict, base: str, search: str, workdir: str | None = None, **budget: Any) -> str:
@@ -266,11 +280,14 @@ def run(config: ConfigDict, base: str, search: str, workdir: str | None = None, 
             if mine is None:
                 break
             trial, setting, at = mine
-            result = one_trial(config, setting, inner, folds, by, budget["detections"], at)
+            result = one_trial(trial, config, setting, inner, folds, by, budget["detections"], at)
             trial.set_user_attr("result", json.dumps(result))
-            shared.tell(trial, float(np.mean(result["values"])))
+            if study.whole(result, budget["folds"]):
+                shared.tell(trial, study.value(result))
+            else:
+                shared.tell(trial, state=TrialState.PRUNED)
             shutil.rmtree(at)
-            print(study.format_trial(len(finished(shared)), budget["trials"], result), flush=True)
+            print(study.format_trial(len(finished(shared)), budget, result), flush=True)
         with locked(folder):
             write(folder, about, shared, given, base)
     with locked(folder):
@@ -306,13 +323,17 @@ def open_study(workdir: str | None, config: ConfigDict, about: dict[str, Any]) -
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
     with locked(folder):
-        study = optuna.create_study(storage=storage, study_name="tune", direction="maximize", load_if_exists=True)
-    return folder, study
+        # After one whole trial, the config as given, settings that are worse on the first fold end there.
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=1)
+        found = optuna.create_study(
+            storage=storage, study_name="tune", direction="maximize", load_if_exists=True, pruner=pruner
+        )
+    return folder, found
 
 
 def finished(shared: optuna.Study) -> list[dict[str, Any]]:
     """What is stored of each trial that is over, in their order."""
-    trials = shared.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    trials = shared.get_trials(deepcopy=False, states=OVER)
     results = [json.loads(trial.user_attrs["result"]) for trial in trials]
     for one in results:  # JSON has no tuples
         one["setting"] = {name: tuple(x) if isinstance(x, list) else x for name, x in one["setting"].items()}
