@@ -279,3 +279,49 @@ def test_reproduce_runs_the_rows_of_a_table(tmp_path, monkeypatch):
     ] * 3
     assert [command[1] for command in done] == [f"--config.data.root=/data/context4_seed{i}" for i in range(3)]
     assert all(command[-1].endswith(f"stpn.context4.{i}") for i, command in enumerate(done))
+
+
+def test_tuning_goes_on_from_the_study_that_is_kept(tmp_path, monkeypatch):
+    (tmp_path / "results" / "tuning").mkdir(parents=True)
+    (tmp_path / "results" / "tables.toml").write_text((ROOT / "results" / "tables.toml").read_text())
+    (tmp_path / "results" / "tuning" / "stpn.context0.json").write_text('{"command": "old", "given": 1}')
+    monkeypatch.delenv("DATA", raising=False)
+    with pytest.raises(InputError, match=r"\$DATA is not set"):
+        tables.tune(tmp_path, "stpn.context0", 3)
+    done = []
+
+    def stand_in(command, cwd):
+        workdir = Path(command[-1].removeprefix("--workdir="))
+        before = workdir / "study.json"
+        done.append([*command[3:-1], before.read_text() if before.exists() else ""])
+        workdir.mkdir(parents=True, exist_ok=True)
+        before.write_text('{"command": "new, with paths of this machine", "given": 2}')
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setenv("DATA", "/data")
+    monkeypatch.setattr(subprocess, "run", stand_in)
+    tables.tune(tmp_path, "stpn", 3)
+    common = ["--config=configs/maan.py:aggregator=stpn,dataset=feature_folder,preset=composed"]
+    assert done == [
+        [
+            *common,
+            "--config.data.root=/data/tune_context0",
+            "--search=maan",
+            "--trials=3",
+            '{"command": "old", "given": 1}',
+        ],
+        [*common, "--config.data.root=/data/tune_context4", "--search=maan", "--trials=3", ""],
+        ["--config=configs/maan.py:aggregator=stpn", "--search=maan", "--trials=3", ""],
+    ]
+    kept = json.loads((tmp_path / "results" / "tuning" / "stpn.context0.json").read_text())
+    command = f"python -m wsal_jax.tune {common[0]} --config.data.root=$DATA/tune_context0 --search=maan --trials=3"
+    assert kept == {"command": command, "given": 2}
+
+
+def test_the_studies_are_those_that_the_file_describes():
+    tables_toml, studies = tables.read_tables(ROOT), study.kept(ROOT)
+    commands = tables.studies_of(tables_toml)
+    for name, one in studies.items():
+        assert one["command"].removeprefix("python -m wsal_jax.tune ").rpartition(" --trials")[0] == " ".join(
+            commands[name]
+        )

@@ -206,6 +206,26 @@ def test_trials_below_the_median_of_the_first_fold_end_there(config, search, tmp
     assert all(("ended" in row) == (i >= len(whole)) for i, row in enumerate(rows)), "those come last"
 
 
+def test_a_study_goes_on_from_its_json_alone(config, search, tmp_path, monkeypatch):
+    monkeypatch.setattr(heldout, "train_and_score", fake([]))
+    budget = dict(folds=2, seeds=2, detections=1)
+    for name, trials in dict(whole=10, start=7).items():
+        tune.run(config, BASE, search, str(tmp_path / name), trials=trials, **budget)
+    (tmp_path / "on").mkdir()
+    (tmp_path / "on" / "study.json").write_text((tmp_path / "start" / "study.json").read_text())
+    calls = []
+    monkeypatch.setattr(heldout, "train_and_score", fake(calls))
+    tune.run(config, BASE, search, str(tmp_path / "on"), trials=10, **budget)
+    whole, on = [json.loads((tmp_path / x / "study.json").read_text())["trials_over"] for x in ("whole", "on")]
+    same = ("setting", "values", "device")
+    assert [[x[name] for name in same] for x in whole] == [[x[name] for name in same] for x in on]
+    assert len(calls) == sum(len(x["values"]) for x in whole[7:]) and {len(x["values"]) for x in whole[:7]} == {1, 2}
+    (tmp_path / "on" / "study.journal").unlink()
+    (tmp_path / "on" / "config.json").unlink()
+    with pytest.raises(InputError, match=r"study\.json is of another search, with another seeds: move it away"):
+        tune.run(config, BASE, search, str(tmp_path / "on"), trials=10, **{**budget, "seeds": 1})
+
+
 def test_a_trial_that_another_process_works_on_is_left_to_it(config, search, tmp_path):
     about = dict(folds=2, seeds=1, detections=1, supervision="", measured="", protocol="", dataset="", space={})
     folder, shared = tune.open_study(str(tmp_path), config, about)

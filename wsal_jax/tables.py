@@ -3,11 +3,13 @@
     python -m wsal_jax.tables                                   make the documents and configs/tuned anew
     python -m wsal_jax.tables run TABLE [ROW]                   train and evaluate its rows; launch/reproduce.sh does so
     python -m wsal_jax.tables add RUN --table TABLE --row ROW   take the results of a run that is there
+    python -m wsal_jax.tables tune [ROW] [--trials N]           tune the rows of the first table, or add trials
 
 `results/tables.toml` has the rows of each table and the data that they are run on. What is known of row R on data D
 lies in `results/TABLE/R.D.<i>.json`, i counting the repetitions: what results.json says, the command, the options that
 differ from the config's own, versions and time. The .npz beside it has what the comparison of rows needs (see
-`wsal_jax.significance`), and `comparisons.json` the comparisons. A ROW of the commands is R, R.D or R.D.<i>.
+`wsal_jax.significance`), and `comparisons.json` the comparisons. A ROW of the commands is R, R.D or R.D.<i>. The study
+behind a row is `results/tuning/R.D.json`.
 """
 
 import argparse
@@ -20,7 +22,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +67,36 @@ def rows_of(tables: dict[str, Any], table: str, chosen: str = "") -> dict[str, l
             arguments = [f"--config={file}:{switches}" if switches else f"--config={file}"]
             arguments += [f"--config.data.root={root}"] if root else []
             found[f"{row}.{data}.{i}"] = [*arguments, *shlex.split(f"{of['options']} {what.get('options', '')}")]
+    return pick(found, chosen, table, of["row"])
+
+
+def pick(found: dict[str, list[str]], chosen: str, table: str, rows: Iterable[str]) -> dict[str, list[str]]:
+    """Of what has names with dots, what begins with the chosen ones.
+
+    Raises:
+      InputError: nothing does.
+    """
     some = {name: x for name, x in found.items() if f"{name}.".startswith(f"{chosen}." if chosen else "")}
     if not some:
-        raise InputError(f"no row {chosen!r} in table {table!r}; there are {', '.join(of['row'])}")
+        raise InputError(f"no row {chosen!r} in table {table!r}; there are {', '.join(rows)}")
     return some
+
+
+def studies_of(tables: dict[str, Any], chosen: str = "") -> dict[str, list[str]]:
+    """The arguments of `wsal_jax.tune` for each study behind the first table, by "<row>.<data>"; all, or those chosen.
+
+    Raises:
+      InputError: there is no such row.
+    """
+    table, of = next(iter(tables["table"].items()))
+    found = {}
+    for (row, what), data in ((x, tables["data"][y] | {"key": y}) for x in of["row"].items() for y in of["data"]):
+        file, _, switches = what["config"].partition(":")
+        switches = ",".join(filter(None, (switches, data["untuned"])))
+        arguments = [f"--config={file}:{switches}" if switches else f"--config={file}"]
+        arguments += [f"--config.data.root={data['tuning']}"] if data["tuning"] else []
+        found[f"{row}.{data['key']}"] = [*arguments, f"--search={Path(file).stem}"]
+    return pick(found, chosen, table, of["row"])
 
 
 def config_of(arguments: Sequence[str]) -> ConfigDict:
@@ -273,18 +301,41 @@ def make(root: Path) -> list[str]:
 def run(root: Path, table: str, row: str) -> None:
     """Trains and evaluates the rows in turn, each in its own folder of runs/, and takes their results."""
     rows = rows_of(read_tables(root), table, row)
-    if missing := sorted(
-        {x for of in rows.values() for x in re.findall(r"\$(\w+)", " ".join(of)) if x not in os.environ}
-    ):
-        raise InputError(f"${missing[0]} is not set: see [data] in results/tables.toml")
-    for i, (name, arguments) in enumerate(rows.items()):
+    for name, arguments in rows.items():
         workdir = root / "runs" / "tables" / table / name
         fresh, start = not workdir.exists(), time.perf_counter()
-        command = [sys.executable, "-m", "wsal_jax.main", *map(os.path.expandvars, arguments), f"--workdir={workdir}"]
-        print(f"row {i + 1} of {len(rows)}: {shlex.join(command[1:])}", flush=True)
-        if status := subprocess.run(command, cwd=root).returncode:
-            raise SystemExit(status)
+        call(root, "wsal_jax.main", name, arguments, workdir)
         print(add(root, workdir, table, name, time.perf_counter() - start if fresh else None), flush=True)
+
+
+def call(root: Path, module: str, name: str, arguments: Sequence[str], workdir: Path) -> None:
+    """Runs a command of ours in a folder of its own, with the variables of the environment in its arguments.
+
+    Raises:
+      InputError: a variable is not set.
+      SystemExit: the command failed.
+    """
+    for x in re.findall(r"\$(\w+)", " ".join(arguments)):
+        if x not in os.environ:
+            raise InputError(f"${x} is not set: see [data] in results/tables.toml")
+    command = [sys.executable, "-m", module, *map(os.path.expandvars, arguments), f"--workdir={workdir}"]
+    print(f"{name}: {shlex.join(command[1:])}", flush=True)
+    if status := subprocess.run(command, cwd=root).returncode:
+        raise SystemExit(status)
+
+
+def tune(root: Path, row: str, trials: int | None) -> None:
+    """Tunes the rows in turn, each in its own folder of runs/, and keeps their studies; goes on with those kept."""
+    for name, arguments in studies_of(read_tables(root), row).items():
+        workdir, kept = root / "runs" / "tuning" / name, root / "results" / "tuning" / f"{name}.json"
+        if kept.exists() and not workdir.exists():
+            workdir.mkdir(parents=True)
+            replace(workdir / "study.json", kept.read_text())
+        arguments += [f"--trials={trials}"] if trials else []
+        call(root, "wsal_jax.tune", name, arguments, workdir)
+        found = json.loads((workdir / "study.json").read_text())
+        found["command"] = " ".join(["python -m wsal_jax.tune", *arguments])
+        replace(kept, json.dumps(found, indent=1))
 
 
 def main(argv: Sequence[str] | None = None, root: Path = Path()) -> None:
@@ -294,6 +345,9 @@ def main(argv: Sequence[str] | None = None, root: Path = Path()) -> None:
     command = commands.add_parser("run", help="train and evaluate the rows of a table")
     command.add_argument("table")
     command.add_argument("row", nargs="?", default="")
+    command = commands.add_parser("tune", help="tune the rows of the first table")
+    command.add_argument("row", nargs="?", default="")
+    command.add_argument("--trials", type=int, help="in all, those of the kept study included")
     command = commands.add_parser("add", help="take the results of a run")
     command.add_argument("run", type=Path)
     command.add_argument("--table", required=True)
@@ -302,6 +356,8 @@ def main(argv: Sequence[str] | None = None, root: Path = Path()) -> None:
     try:
         if args.command == "run":
             run(root, args.table, args.row)
+        elif args.command == "tune":
+            tune(root, args.row, args.trials)
         elif args.command == "add":
             print(add(root, args.run, args.table, args.row))
         print("\n".join(f"{name} changed" for name in make(root)) or "no document changed")

@@ -138,6 +138,46 @@ def text(value: Any) -> str:
     return json.dumps(value)
 
 
+def restore(shared: optuna.Study, space: Space, about: dict[str, Any], path: Path) -> None:
+    """Puts the trials of a study.json into a study that has none.
+
+    Args:
+      shared: the study.
+      space: of the options that need training.
+      about: of the study, with its budget.
+      path: the study.json, of another folder or machine perhaps.
+
+    Raises:
+      InputError: it is of another search.
+    """
+    kept, now = json.loads(path.read_text()), json.loads(json.dumps(about))
+    for name in ("measured", "protocol", "folds", "seeds", "detections", "space"):
+        if kept.get(name) != now[name]:
+            raise InputError(f"{path} is of another search, with another {name}: move it away to begin anew")
+    distributions = {}
+    for name, values in space.items():
+        if isinstance(values, list):
+            distributions[name] = optuna.distributions.CategoricalDistribution([*map(text, values)])
+        else:
+            of = "Int" if isinstance(values["low"], int) else "Float"
+            kind = getattr(optuna.distributions, f"{of}Distribution")
+            distributions[name] = kind(values["low"], values["high"], log=values.get("log", False))
+    for one in kept["trials_over"]:
+        means, whole = np.mean(one["values"], axis=1), study.whole(one, about["folds"])
+        trial = optuna.trial.create_trial(
+            state=TrialState.COMPLETE if whole else TrialState.PRUNED,
+            value=study.value(one),
+            params={
+                name: text(one["setting"][name]) if isinstance(values, list) else one["setting"][name]
+                for name, values in space.items()
+            },
+            distributions=distributions,
+            intermediate_values={i: float(means[: i + 1].mean()) for i in range(len(means))},
+            user_attrs={"result": json.dumps({"device": kept["versions"]["device"]} | one)},
+        )
+        shared.add_trial(trial)
+
+
 def own_setting(config: ConfigDict, space: Space) -> dict[str, Any]:
     """The config's own values, as Optuna has them."""
     return {
@@ -275,13 +315,16 @@ def run(config: ConfigDict, base: str, search: str, workdir: str | None = None, 
     own = {name: value_of(config, name) for name in space}
     about = describe(config, data, builder.info.full_name, by) | budget | {"space": space, "base": base, "given": own}
     folder, shared = open_study(workdir, config, about)
+    with locked(folder):
+        if (folder / "study.json").exists() and not shared.get_trials(deepcopy=False):
+            restore(shared, outer, about, folder / "study.json")
     while True:
         with claim(shared, folder, outer, config, budget["trials"]) as mine:
             if mine is None:
                 break
             trial, setting, at = mine
             result = one_trial(trial, config, setting, inner, folds, by, budget["detections"], at)
-            trial.set_user_attr("result", json.dumps(result))
+            trial.set_user_attr("result", json.dumps(result | {"device": about["versions"]["device"]}))
             if study.whole(result, budget["folds"]):
                 shared.tell(trial, study.value(result))
             else:
