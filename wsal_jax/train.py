@@ -67,6 +67,17 @@ def make_keys(config: ConfigDict, model: str = "") -> Key[Array, " s"]:
     return jax.vmap(lambda seed: named(jax.random.key(seed), model))(seeds)
 
 
+@lru_cache
+def make_init(method: Method, spec: Spec, config: FrozenConfigDict):
+    """`init(keys) -> (params, optimizers)` of each seed; compiled once for all models of the same shape."""
+
+    def one(key):
+        params = method.init(named(key, "init"), spec)
+        return params, init_optimizers(method, params, config)
+
+    return jax.jit(jax.vmap(one))
+
+
 def init(method: Method, spec: Spec, config: ConfigDict, num_snippets: int, model: str = "") -> State:
     """The state before step 0.
 
@@ -77,15 +88,11 @@ def init(method: Method, spec: Spec, config: ConfigDict, num_snippets: int, mode
       num_snippets: the total over all training videos.
       model: the name of the model, for its keys.
     """
-
-    def one(key):
-        params = method.init(named(key, "init"), spec)
-        return State(params, init_optimizers(method, params, config), jnp.ones(num_snippets, bool))
-
-    return jax.jit(jax.vmap(one))(make_keys(config, model))
+    keys = make_keys(config, model)
+    return State(*make_init(method, spec, FrozenConfigDict(config))(keys), jnp.ones((len(keys), num_snippets), bool))
 
 
-def init_optimizers(method: Method, params: Params, config: ConfigDict) -> tuple[Any, ...]:
+def init_optimizers(method: Method, params: Params, config: ConfigDict | FrozenConfigDict) -> tuple[Any, ...]:
     """The optimizer state of each phase at the start of a round, for one seed."""
     optimizer = make_optimizer(config.optimizer)
     return tuple(optimizer.init({group: params[group] for group in phase.trains}) for phase in method.phases)
