@@ -206,6 +206,20 @@ def test_trials_below_the_median_of_the_first_fold_end_there(config, search, tmp
     assert all(("ended" in row) == (i >= len(whole)) for i, row in enumerate(rows)), "those come last"
 
 
+def test_the_first_settings_stay_near_the_config(config, tmp_path, monkeypatch):
+    """Half of four options have the config's value in each, not always the same, and later trials are free."""
+    names = {"steps": [6], "num_snippets": [config.num_snippets], "batch_size": [4], "log_every": [config.log_every]}
+    values = {name: [*own, *range(100, 140)] for name, own in names.items()}
+    (tmp_path / "space.py").write_text(f"def get_search(config): return {values}")
+    monkeypatch.setattr(heldout, "train_and_score", fake([]))
+    tune.run(config, BASE, str(tmp_path / "space.py"), str(tmp_path / "run"), trials=12, folds=2, seeds=1, detections=1)
+    over = json.loads((tmp_path / "run" / "study.json").read_text())["trials_over"]
+    kept = [{name for name, own in names.items() if one["setting"][name] == own[0]} for one in over]
+    assert len(kept[0]) == 4 and all(2 <= len(x) < 4 for x in kept[1:8])
+    assert len({frozenset(x) for x in kept[1:8]}) > 1 and set.union(*kept[1:8]) == set(names)
+    assert min(len(x) for x in kept[8:]) < 2
+
+
 def test_a_study_goes_on_from_its_json_alone(config, search, tmp_path, monkeypatch):
     monkeypatch.setattr(heldout, "train_and_score", fake([]))
     budget = dict(folds=2, seeds=2, detections=1)

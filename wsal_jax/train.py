@@ -89,7 +89,8 @@ def init(method: Method, spec: Spec, config: ConfigDict, num_snippets: int, mode
       model: the name of the model, for its keys.
     """
     keys = make_keys(config, model)
-    return State(*make_init(method, spec, FrozenConfigDict(config))(keys), jnp.ones((len(keys), num_snippets), bool))
+    params, optimizers = make_init(method, spec, FrozenConfigDict(config))(keys)
+    return State(params, optimizers, jnp.ones((len(keys), num_snippets), bool))
 
 
 def init_optimizers(method: Method, params: Params, config: ConfigDict | FrozenConfigDict) -> tuple[Any, ...]:

@@ -186,9 +186,20 @@ def own_setting(config: ConfigDict, space: Space) -> dict[str, Any]:
     }
 
 
+STARTUP = 8
+"""As many settings are drawn at random, before the sampler goes by their values."""
+
+
 def sampler(seed: int) -> optuna.samplers.BaseSampler:
     """Of the next trial."""
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=8, constant_liar=True)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, constant_liar=True)
+
+
+def near(own: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Half of the config's own values. Few draws of many options at once would hardly meet a good setting, so random
+    settings keep these, others for each trial."""
+    kept = np.random.default_rng(seed).permutation([*own])[: len(own) // 2]
+    return {name: own[name] for name in kept.tolist()}
 
 
 def choose_detections(
@@ -231,13 +242,14 @@ def claim(shared: optuna.Study, folder: Path, space: Space, config: ConfigDict, 
                 pass
             shared.tell(left.number, state=TrialState.FAIL)
             shared.enqueue_trial(left.params, user_attrs={"begun_as": left.user_attrs.get("begun_as", left.number)})
-        if not shared.get_trials(deepcopy=False):
-            shared.enqueue_trial(own_setting(config, space))
         taken = len(shared.get_trials(deepcopy=False, states=(*OVER, TrialState.RUNNING)))
         if taken >= trials:
             yield None
             return
-        # The sampler knows what is stored and no more, so a study that was killed is the study that was not.
+        # What follows knows what is stored and no more, so a study that was killed is the study that was not.
+        if taken < STARTUP and not shared.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            own = own_setting(config, space)
+            shared.enqueue_trial(near(own, config.seed + taken) if taken else own)
         shared.sampler = sampler(config.seed + taken)
         trial = shared.ask()
         setting = suggest(trial, space)
