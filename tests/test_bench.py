@@ -50,6 +50,6 @@ def test_the_model_of_many_devices_adds_up():
     assert took["scoring"] == pytest.approx({name: rounds * x for name, x in expected.items()})
     assert bench_scale.times(args, found, "stream", 20)["step"]["reading"] == pytest.approx(8 * 5e-4)
     held = bench_scale.memory(args, found, "split", 20)
-    assert held["device"] == dict(features=250e3, labels=3e3, kept=100e3, state=9e6, temporary=2e6)
+    assert held["device"] == dict(features=250e3, labels=3e3, kept=200e3, state=10e6, temporary=2e6)
     assert held["host"] == pytest.approx(dict(videos=2.5e6 + 24e3, features=1e6, scores=1e6 * 100 / 128))
     assert bench_scale.exchange(8e6, 1, bench_scale.Link(1.0, 1.0), 5) == 0

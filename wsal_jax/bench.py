@@ -162,8 +162,7 @@ def train(args: argparse.Namespace) -> None:
             operations = product_operations(jax.make_jaxpr(run)(state, keys, bank, np.arange(1), None))
             rate = product_rate()
             steps = np.arange(max(1, min(config.log_every, round(rate / operations))))
-            donated = lambda state: run(jax.tree.map(jnp.copy, state), keys, bank, steps, None)  # noqa: B023, E731
-            time = seconds(donated, state) / len(steps)
+            time = seconds(run, state, keys, bank, steps, None) / len(steps)
             time_ms, share = 1e3 * time, operations / time / rate
             first = first or time_ms
             size = f"{config.batch_size:>5} {config.num_snippets:>5} {seeds:>5}"

@@ -163,7 +163,7 @@ def measure(args: argparse.Namespace, folder: Path, mesh: Mesh) -> Values:
     run, steps = train.make_run(chosen, FrozenConfigDict(config), 2, mesh), np.arange(10)
     compiled = run.lower(state, keys, videos, steps, None).compile()
     found = dict(
-        step=seconds(lambda: run(jax.tree.map(jnp.copy, state), keys, videos, steps, None)) / len(steps),
+        step=seconds(run, state, keys, videos, steps, None) / len(steps),
         step_bytes=compiled.memory_analysis().temp_size_in_bytes,
         state=tree_bytes((state.params, state.optimizers)),
         gradient=max(tree_bytes([state.params[name] for name in phase.trains]) for phase in chosen.phases),
@@ -301,8 +301,9 @@ def memory(args: argparse.Namespace, found: Values, where: str, num_snippets: in
     device = dict(
         features=2 * dispatch / local if where == "stream" else size * part,
         labels=labels * part,
-        kept=args.videos * args.snippets,  # one byte a snippet
-        state=found["state"] + found["gradient"],
+        # kept and state before and after a dispatch
+        kept=2 * args.videos * args.snippets,  # one byte a snippet
+        state=2 * found["state"] + found["gradient"],
         temporary=found["step_bytes"],
     )
     padded = int(pipeline.padded_lengths(np.array([args.snippets]))[0])
