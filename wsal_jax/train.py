@@ -136,7 +136,7 @@ def update(
 
     trained = {group: params[group] for group in phase.trains}
     (loss, (metrics, tracked)), gradients = jax.value_and_grad(batch_loss, has_aux=True)(trained)
-    # the largest magnitude is NaN where any is; several times faster on a CPU than a search for a value that is not finite
+    # the largest magnitude is NaN where any is; on a CPU, several times faster than to ask each whether it is finite
     finite = jnp.isfinite(jnp.stack([jnp.abs(x).max() for x in jax.tree.leaves((loss, gradients))])).all()
     updates, opt_state = optimizer.update(gradients, opt_state, trained)
     for group, rate in phase.rates:
@@ -154,8 +154,8 @@ def make_run(method: Method, config: FrozenConfigDict, steps_per_epoch: int, mes
     `videos` and `features` [k s b t d] are those of `bank.feed`, `steps` [k] consecutive step numbers of one round. The
     metrics of phase p are called "p/name". `sums` [s] add up a metric over the steps of its phase; `counts` [s] are the
     numbers of those steps. `losses` [k s] has the loss of each step, NaN if it or a gradient is not finite. Such a step
-    does not count, and if `guarded` changes nothing; otherwise the new state is spoiled. The guard costs up to an eighth
-    of a step and may change how steps are rounded.
+    does not count, and if `guarded` changes nothing, or else spoils the new state. On a CPU, the guard costs up to
+    an eighth of a step; it may change how steps are rounded.
     """
     optimizer = make_optimizer(config.optimizer)
 
@@ -193,7 +193,8 @@ def make_run(method: Method, config: FrozenConfigDict, steps_per_epoch: int, mes
         changed = new.params, new.optimizers
         if guarded:
             changed = jax.tree.map(keep_finite, changed, (state.params, state.optimizers))
-        return State(*changed, state.keep), (sums, counts, loss)
+        params, optimizers = changed
+        return State(params, optimizers, state.keep), (sums, counts, loss)
 
     @partial(jax.jit, static_argnames="guarded", out_shardings=sharding.replicated(mesh))
     def run(state, keys, videos, steps, features, guarded=False):
