@@ -195,4 +195,3 @@ def test_the_launcher_passes_a_signal_on_and_waits(tmp_path, number):
         out = run.communicate(timeout=60)[0]
     name = number.name.removeprefix("SIG")
     assert run.returncode == 128 + number and sorted(out.split("\n")[:-1]) == [f"got {name}"] * 2 + ["saved"] * 2
-
