@@ -51,16 +51,17 @@ def reached(folder: Path) -> int:
         return 0
 
 
-def workers(run: subprocess.Popen) -> list[int]:
-    """The ids of the training processes."""
+def workers(run: subprocess.Popen) -> dict[int, str]:
+    """The training processes: their ids, and which process of the run each is."""
     if "wsal_jax.main" in run.args:
-        return [run.pid]
-    found = []
+        return {run.pid: "0"}
+    found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             if stat.read_text().rpartition(")")[2].split()[1] == str(run.pid):
                 line = (stat.parent / "cmdline").read_text()
-                found += [int(stat.parent.name)] if "wsal_jax.main" in line else []
+                if "wsal_jax.main" in line:
+                    found[int(stat.parent.name)] = line.partition("--process=")[2].partition("\0")[0]
         except OSError:  # ended meanwhile
             pass
     return found
@@ -80,14 +81,14 @@ def kill(run: subprocess.Popen, folder: Path, steps: int, most: int, rng: np.ran
         if run.poll() is not None:
             return ""
         time.sleep(0.05)
-    chosen = ids if rng.random() < 0.3 else [ids[rng.integers(len(ids))]]
+    chosen = list(ids) if rng.random() < 0.3 else [list(ids)[rng.integers(len(ids))]]
     for pid in chosen:
         try:
             os.kill(pid, number)
         except ProcessLookupError:
             pass
     run.wait(timeout=400)
-    return f"{number.name} to {len(chosen)} of {len(ids)}"
+    return f"{number.name} to {'all' if len(chosen) == len(ids) else f'process {ids[chosen[0]]}'}"
 
 
 def killed(folder: Path, processes: int, steps: int, kills: int, seed: int) -> Counter:

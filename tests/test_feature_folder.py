@@ -16,6 +16,7 @@ from tests import stored
 from tests.stored import tree
 from wsal_jax.data import examples, pipeline
 from wsal_jax.data.feature_folder import FolderError, check
+from wsal_jax.types import InputError
 
 LENGTHS = {"train": {"-run.1": 6, "jump Ü": 4}, "test": {"both": 9}}
 DIMS = {"rgb": 3, "flow": 3}
@@ -551,6 +552,40 @@ def test_other_features_of_the_same_size_and_time_are_noticed(tmp_path):
     second, videos = build(root, tmp_path / "built")
     assert first.data_dir != second.data_dir
     np.testing.assert_array_equal(videos["-run.1"]["features"]["rgb"], features("-run.1", "rgb") + 1)
+
+
+def test_a_run_never_mixes_two_builds(tmp_path):
+    """It goes on with its own while changed data are built. Where its folder was removed and built anew, it ends.
+
+    In the second case the features have the same name, size, time and samples, so that the folder has the same name.
+    """
+    root = write(tmp_path / "data")
+    values = np.tile(np.float32([1, 2, 3]), (500, 1))
+    gt = ground_truth()
+    gt["database"]["-run.1"] |= {"duration": 1000.0, "num_features": 500}
+    write_gt(root, gt)
+    save(root / RUN, values)
+    save(root / FLOW, np.ones((500, DIMS["flow"]), np.float32))
+    first, _ = build(root, tmp_path / "built")
+    data = pipeline.load(first, "train")
+    video = [meta.id for meta in data.metas].index("-run.1")
+    read = lambda: pipeline.read(data, video, ["rgb"], np.arange(0, 500, 50))  # noqa: E731
+    stat = (root / RUN).stat()
+    rewrite(root, RUN, lambda x: x + 1)
+    second, _ = build(root, tmp_path / "built")
+    assert second.data_dir != first.data_dir
+    np.testing.assert_array_equal(read(), values[::50])
+
+    values[50] = 7  # no place that the fingerprint samples
+    save(root / RUN, values)
+    os.utime(root / RUN, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    shutil.rmtree(first.data_dir)
+    with pytest.raises(InputError, match="No such file"):
+        read()
+    again, _ = build(root, tmp_path / "built")
+    assert again.data_dir == first.data_dir
+    with pytest.raises(InputError, match="was built anew while this run read it"):
+        read()
 
 
 def test_reopened_builder_knows_all_and_pickles(tmp_path, monkeypatch):

@@ -3,17 +3,21 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 
 from configs import maan
-from wsal_jax import checkpoint, main
+from tests.test_train import toy
+from wsal_jax import checkpoint, evaluate, main, sharding, train
+from wsal_jax.data import pipeline
 
 LAUNCH = Path(__file__).parent.parent / "launch" / "local_processes.sh"
 
@@ -98,6 +102,57 @@ def test_two_processes_equal_one_and_stop_together(tfds_dir, tmp_path):
     for model in ("rgb", "flow"):
         states = [checkpoint.restore(tmp_path / name / "checkpoints" / model) for name in ("parts", "two")]
         jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+SPLIT = """
+import sys
+import jax
+from pathlib import Path
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+from tests.test_launch import split_over
+from wsal_jax import sharding
+split_over(sharding.make_mesh(), sys.argv[1], Path(sys.argv[2]))
+"""
+
+
+def split_over(mesh, data_dir, folder):
+    """Trains on features that are split over the devices; keeps a checkpoint, and all processes their scores."""
+    config = maan.get_config("dataset=synthetic_untrimmed/tiny")
+    options = dict(steps=5, checkpoint_every=5, batch_size=8, num_snippets=10)
+    options |= {"data.dir": data_dir, "data.placement": "split", "optimizer": dict(name="sgd", learning_rate=0.1)}
+    config.update(dict(optimizer=options.pop("optimizer")))
+    config.update_from_flattened_dict(options)
+    data = [pipeline.load(pipeline.build(config.data), split) for split in ("train", "test")]
+    method = toy()
+    params = jax.device_get(train.fit(method, data[0], ["rgb"], config, mesh, folder / "checkpoints"))
+    with mock.patch.object(pipeline, "PADDED", 2):  # of the 8 videos, all processes have some
+        scores = evaluate.score(method, params, data[1], ["rgb"])
+    np.savez(folder / f"{jax.process_index()}.npz", *jax.tree.leaves((params, scores)))
+
+
+def split_over_processes(count, data_dir, folder):
+    """The same in so many processes, and in this one with as many devices: what each has found."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    for name in ("many", "one"):
+        (folder / name).mkdir()
+    command = [sys.executable, "-c", SPLIT, data_dir, folder / "many", address, str(count)]
+    running = [subprocess.Popen([*command, str(i)]) for i in range(count)]
+    split_over(sharding.make_mesh(jax.devices()[:count]), data_dir, folder / "one")
+    assert [process.wait(timeout=200) for process in running] == [0] * count
+    return [np.load(path) for path in [folder / "one" / "0.npz", *(folder / "many" / f"{i}.npz" for i in range(count))]]
+
+
+def test_features_split_over_processes_train_as_split_over_devices(tiny, tfds_dir, tmp_path):
+    """A sum of two numbers does not depend on their order, so all bytes are equal."""
+    one, *both = split_over_processes(2, tfds_dir, tmp_path)
+    for found in both:
+        assert len(found.files) == len(one.files) >= 5
+        for name in one.files:
+            np.testing.assert_array_equal(found[name], one[name])
 
 
 def test_a_failing_process_ends_the_launch(tmp_path):

@@ -293,6 +293,17 @@ def break_a2cl_pt_rate(root):
     return "must have positive fps_extracted, len_feature_chunk"
 
 
+def break_a2cl_pt_miscellany(root):
+    content = json.loads((root / "annotation.json").read_text()) | {"miscellany": "25 fps"}
+    (root / "annotation.json").write_text(json.dumps(content))
+    return "is '25 fps': must have positive fps_extracted"
+
+
+def break_a2cl_pt_all(root):
+    (root / "annotation.json").write_text("[3]")
+    return "annotation.json"
+
+
 def break_cmcs(root):
     path = next(root.rglob("video_test_0000004-rgb.npz"))
     (path.parent / "more").mkdir()

@@ -167,8 +167,7 @@ def train(args: argparse.Namespace) -> None:
             rate = product_rate()
             steps = np.arange(max(1, min(config.log_every, round(rate / operations))))
             compiled = run.lower(state, keys, bank, steps, None).compile()
-            donated = lambda state: compiled(jax.tree.map(jnp.copy, state), keys, bank, steps, None)  # noqa: B023, E731
-            time = seconds(donated, state) / len(steps)
+            time = seconds(compiled, state, keys, bank, steps, None) / len(steps)
             time_ms, share = 1e3 * time, operations / time / rate
             first = first or time_ms
             size = f"{config.batch_size:>5} {config.num_snippets:>5} {seeds:>5}"

@@ -1,6 +1,7 @@
 """Timings of data that outgrow a device or a machine, for `python -m wsal_jax.bench`: `stream` and `scale`."""
 
 import argparse
+import io
 import json
 import os
 import socket
@@ -9,11 +10,11 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -25,6 +26,7 @@ from wsal_jax.types import Annotation, Meta, Model, Scores
 
 CALL = "import sys; from wsal_jax import bench_scale; bench_scale.{}(sys.argv[1])"
 REDUCED = (1024, 2**20)
+SCORED = 512
 Values = dict[str, float | int]
 VIDEO = 2500
 """Bytes of a video in the memory of a process, beside labels and features (`bench load`)."""
@@ -150,8 +152,9 @@ def tree_bytes(tree: Any) -> int:
 def measure(args: argparse.Namespace, folder: Path, mesh: Mesh) -> Values:
     """Seconds and bytes of the parts of a run whose devices each have `args.share` videos of a batch.
 
-    "step", its temporary arrays, "exchanges" between devices in it (on one, those that several would have at most);
-    "reduce_<n>", the sum of n float32 over the devices; "score" of a batch of `pipeline.PADDED` videos a device.
+    "step", its temporary arrays, and the gradient: its bytes, and its "arrays" of more than one number, each of which
+    is summed over the devices; "reduce_<n>", such a sum of n float32; "score" of a batch of `pipeline.PADDED` videos
+    a device, and how many arrays of scores there are.
     """
     config = read_config(args.config)
     config.streams, config.batch_size = ("rgb",), args.share * mesh.size
@@ -162,12 +165,13 @@ def measure(args: argparse.Namespace, folder: Path, mesh: Mesh) -> Values:
     keys, videos = jax.random.wrap_key_data(keys), bank.split(data, ["rgb"], mesh)
     run, steps = train.make_run(chosen, FrozenConfigDict(config), 2, mesh), np.arange(10)
     compiled = run.lower(state, keys, videos, steps, None).compile()
+    gradient = max(([state.params[name] for name in phase.trains] for phase in chosen.phases), key=tree_bytes)
     found = dict(
-        step=seconds(lambda: run(jax.tree.map(jnp.copy, state), keys, videos, steps, None)) / len(steps),
+        step=seconds(run, state, keys, videos, steps, None) / len(steps),
         step_bytes=compiled.memory_analysis().temp_size_in_bytes,
         state=tree_bytes((state.params, state.optimizers)),
-        gradient=max(tree_bytes([state.params[name] for name in phase.trains]) for phase in chosen.phases),
-        exchanges=compiled.as_text().count(" all-reduce(") or len(jax.tree.leaves(state.params)),
+        gradient=tree_bytes(gradient),
+        arrays=sum(x.size > 1 for x in jax.tree.leaves(gradient)),
     )
     total = jax.shard_map(lambda x: jax.lax.psum(x, "data"), mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
     for size in REDUCED:
@@ -178,7 +182,7 @@ def measure(args: argparse.Namespace, folder: Path, mesh: Mesh) -> Values:
     made = evaluate.make_score(chosen, args.classes, mesh)
     scores = made(state.params, features, mask)
     found["score"] = seconds(made, state.params, features, mask)
-    found["score_bytes"] = tree_bytes(scores) / scores.cas.shape[1]
+    found |= dict(score_bytes=tree_bytes(scores) / scores.cas.shape[1], score_arrays=len(jax.tree.leaves(scores)))
     return found | measure_host(args, config, chosen, data)
 
 
@@ -222,17 +226,18 @@ def exchange(size: float | int, devices: int, link: Link, count: float | int) ->
 
 def of_step(found: Values, devices: int, link: Link) -> Values:
     """Seconds of the parts of a step on several devices, of what was measured on one."""
-    return dict(compute=found["step"], exchange=exchange(found["gradient"], devices, link, found["exchanges"]))
+    return dict(compute=found["step"], exchange=exchange(found["gradient"], devices, link, found["arrays"]))
 
 
 def of_scoring(found: Values, devices: int, link: Link) -> Values:
     """Seconds of the parts of one batch of scoring, `pipeline.PADDED` videos on each of several devices."""
-    gathered = pipeline.PADDED * found["score_bytes"] * (devices - 1)
-    return dict(compute=found["score"], gather=(link.latency + gathered / link.rate) if devices > 1 else 0.0)
+    gathered = found["score_arrays"] * link.latency + pipeline.PADDED * found["score_bytes"] * (devices - 1) / link.rate
+    return dict(compute=found["score"], gather=gathered if devices > 1 else 0.0)
 
 
 def pinned(text: str) -> None:
-    """One of several processes, each with one core of this machine: prints what `measure` finds."""
+    """One of several processes, each with one core of this machine: prints what `measure` finds, and "scoring", the
+    seconds of `evaluate.score` of SCORED videos."""
     args = argparse.Namespace(**json.loads(text))
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[args.process % len(cores)]})
@@ -241,13 +246,22 @@ def pinned(text: str) -> None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"localhost:{args.port}", args.processes, args.process)
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(args, Path(folder), sharding.make_mesh())))
+        found = measure(args, Path(folder), sharding.make_mesh())
+    with tempfile.TemporaryDirectory() as folder:
+        data = made_up(Path(folder), SCORED, args.snippets, args.dim, args.classes, args.dtype)
+        chosen, config = methods.get(read_config(args.config).method, "rgb"), read_config(args.config)
+        params = train.init(chosen, method.Spec((args.dim,), args.classes), config, 1, "rgb").params
+        with redirect_stderr(io.StringIO()):  # without its bar
+            found["scoring"] = seconds(evaluate.score, chosen, jax.device_get(params), data, ["rgb"])
+    print(json.dumps(found))
 
 
 def check(args: argparse.Namespace) -> None:
-    """The model against what 1, 2, ... processes on this machine measure, each with one core."""
-    print(f"\n{'processes':>9} {'step ms':>8} {'model':>8} {'score ms':>9} {'model':>8}  of a batch of each process")
-    alone = None
+    """The model against what 1, 2, ... processes on this machine measure, each with one core; processes that share a
+    core compute by turns."""
+    cores, alone = len(os.sched_getaffinity(0)), None
+    print(f"\n{'':>9}  {'a step, ms':<16} {'a batch of scores, ms':<22} {SCORED} videos scored")
+    print(f"{'processes':>9}  {'measured':>8} {'model':>7} {'measured':>8} {'model':>7} {'seconds':>15} {'speed':>6}")
     for processes in args.check:
         with socket.socket() as free:
             free.bind(("localhost", 0))
@@ -265,11 +279,14 @@ def check(args: argparse.Namespace) -> None:
         alone = alone or found
         small, large = (found[f"reduce_{size}"] for size in REDUCED)
         link = Link(small, 2 * (processes - 1) / processes * 4 * REDUCED[1] / max(large - small, 1e-9) or 1.0)
-        step = sum(of_step(dict(alone, exchanges=found["exchanges"]), processes, link).values())
-        score = sum(of_scoring(alone, processes, link).values())
-        cells = f"{1e3 * found['step']:>8.1f} {1e3 * step:>8.1f} {1e3 * found['score']:>9.1f} {1e3 * score:>8.1f}"
+        turns = max(1.0, processes / cores)
+        of_core = {**alone, "step": turns * alone["step"], "score": turns * alone["score"]}
+        step = sum(of_step(of_core, processes, link).values())
+        score = sum(of_scoring(of_core, processes, link).values())
+        cells = f"{1e3 * found['step']:>8.1f} {1e3 * step:>7.1f} {1e3 * found['score']:>8.1f} {1e3 * score:>7.1f}"
+        scored = f"{found['scoring']:>15.2f} {alone['scoring'] / found['scoring']:>5.2f}x"
         reduced = f"  sums: {1e6 * small:,.0f} us, {link.rate / 1e9:.2f} GB/s" if processes > 1 else ""
-        print(f"{processes:>9} {cells}{reduced}", flush=True)
+        print(f"{processes:>9}  {cells} {scored}{reduced}", flush=True)
 
 
 def times(args: argparse.Namespace, found: Values, where: str, num_snippets: int) -> dict[str, Values]:
@@ -301,8 +318,9 @@ def memory(args: argparse.Namespace, found: Values, where: str, num_snippets: in
     device = dict(
         features=2 * dispatch / local if where == "stream" else size * part,
         labels=labels * part,
-        kept=args.videos * args.snippets,  # one byte a snippet
-        state=found["state"] + found["gradient"],
+        # kept and state before and after a dispatch
+        kept=2 * args.videos * args.snippets,  # one byte a snippet
+        state=2 * found["state"] + found["gradient"],
         temporary=found["step_bytes"],
     )
     padded = int(pipeline.padded_lengths(np.array([args.snippets]))[0])

@@ -186,6 +186,7 @@ def feed(
     windows: Sequence[range],
     config: ConfigDict,
     mesh: Mesh,
+    start: int = 0,
 ) -> tuple[Bank, Iterator[tuple[range, Float[Array, "k s b t f"] | None]]]:
     """The bank, and the dispatches: their steps, with the features of these if the bank has none.
 
@@ -199,15 +200,20 @@ def feed(
       windows: consecutive steps, at most so many at once.
       config: the whole config.
       mesh: the devices.
+      start: the first step to take; dispatches are cut alike, wherever a run goes on.
     """
+
+    def left(parts):
+        return [range(max(steps.start, start), steps.stop) for steps in parts if steps.stop > start]
+
     where = placement(data, streams, config, mesh.size)
     if where == "split":
-        return split(data, streams, mesh), ((steps, None) for steps in windows)
+        return split(data, streams, mesh), ((steps, None) for steps in left(windows))
     features = pipeline.flat(data, streams) if where == "device" else None
     starts = data.starts
     bank = sharding.replicate(mesh, Bank(starts, starts, data.lengths, data.labels, data.counts, features))
     if where == "device":
-        return bank, ((steps, None) for steps in windows)
+        return bank, ((steps, None) for steps in left(windows))
     slots, row = sharding.slots(mesh, config.batch_size), sum(data.dims[name] for name in streams)
     videos = len(keys) * (slots.stop - slots.start)
     size = videos * config.num_snippets * row * pipeline.kind(data, streams).itemsize
@@ -216,6 +222,7 @@ def feed(
     for steps in windows:  # in equal parts, so that few sizes are compiled
         parts = -(-len(steps) // most)
         dispatches += chunks(steps.start, steps.stop, -(-len(steps) // parts))
+    dispatches = left(dispatches)
     place = partial(jax.make_array_from_process_local_data, sharding.split(mesh, axis=2))
     sizes = config.batch_size, config.num_snippets, slots, config.get("pairs", 0)
     batches = pipeline.stream(data, streams, keys, dispatches, *sizes, place)

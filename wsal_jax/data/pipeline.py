@@ -102,6 +102,7 @@ def load(builder: tfds.core.DatasetBuilder, split: str, dtype: str = "stored") -
       InputError: a file that was built is damaged; it says which.
     """
     folder = Path(builder.data_dir)
+    build = store.which_build(folder)
     store.check_seal(folder, (split,))
     metas, annotations, labels, counts, places, groups = [], [], [], [], [], []
     for path in builder.info.splits[split].filepaths:
@@ -117,7 +118,7 @@ def load(builder: tfds.core.DatasetBuilder, split: str, dtype: str = "stored") -
             places.append((example["shard"], example["row"], example["length"]))
     streams = examples.streams(builder.info)
     shards, rows, lengths = np.array(places, np.int64).T
-    features = Store(folder, split, streams, shards, rows, lengths)
+    features = Store(folder, split, streams, shards, rows, lengths, build)
     store.check_sizes(features)
     return Dataset(
         store=features,

@@ -54,6 +54,8 @@ class Store(NamedTuple):
     """The first row of each video in its shard."""
     lengths: Int[np.ndarray, " v"]
     """The number of snippets of each video."""
+    build: tuple[int, int] | None = None
+    """Which build this is (`which_build`), so that reading notices when the folder is replaced; None: it does not."""
 
 
 def row_type(stream: Stream) -> np.dtype:
@@ -109,7 +111,7 @@ def read(
       snippets: the snippets to read; all if None.
 
     Raises:
-      InputError: a file is damaged, truncated or missing; the message names it.
+      InputError: a file is damaged, truncated or missing, and the message names it; or the folder is another build.
     """
     kind, n, first = row_type(store.streams[stream]), store.lengths[video], int(store.rows[video])
     path = path_of(store.folder, store.split, stream, store.shards[video])
@@ -126,6 +128,8 @@ def read(
         raise damaged(path, "it ends early")
     if (_crc32(features) != packed["crc32"]).any():
         raise damaged(path, f"within rows {first} to {first + n}")
+    if store.build and which_build(store.folder) != store.build:  # after the read, so that it was of this build
+        raise InputError(f"{store.folder} was built anew while this run read it: start the run again")
     return features.astype(kind["features"].base.newbyteorder("="), copy=False)
 
 
@@ -160,6 +164,15 @@ def seal(folder: Path) -> None:
     files = sorted(path for path in folder.iterdir() if path.suffix != ".rows" and path.name != SUMS)
     lines = "".join(f"{_digest(path.read_bytes())}  {path.name}\n" for path in files)
     (folder / SUMS).write_text(f"{lines}{_digest(lines.encode())}  {SUMS}\n")
+
+
+def which_build(folder: Path) -> tuple[int, int]:
+    """Inode and time of the digests, which are another in each build."""
+    try:
+        stat = (folder / SUMS).stat()
+    except OSError as error:
+        raise damaged(folder / SUMS, str(error)) from error
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def digest(folder: Path) -> str:

@@ -17,6 +17,7 @@ from wsal_jax.data.layouts import Benchmark, Listing, Sampling, Source, halves
 from wsal_jax.formats import arrays
 from wsal_jax.formats.annotations import Record, read_activitynet
 from wsal_jax.formats.checks import Problems, number, read_json
+from wsal_jax.text import cut
 from wsal_jax.types import InputError
 
 LOOKS_FOR = "feature_{train,val}.npy and annotation.json"
@@ -31,10 +32,13 @@ def read(root: Path, benchmark: Benchmark, problems: Problems) -> Listing:
     """The videos with annotations."""
     records = read_activitynet(root / "annotation.json", problems)
     subsets = {record.subset for record in records.values()}
-    about = (read_json(root / "annotation.json", Problems()) or {}).get("miscellany") or {}
-    fps, frames = number(about.get("fps_extracted", 25)), number(about.get("len_feature_chunk", 16))
+    content = read_json(root / "annotation.json", Problems())
+    about = content.get("miscellany") or {} if isinstance(content, dict) else {}
+    given = about if isinstance(about, dict) else {"fps_extracted": None}
+    fps, frames = number(given.get("fps_extracted", 25)), number(given.get("len_feature_chunk", 16))
     if not (fps > 0 and frames > 0):
-        problems.add("annotation.json", f'"miscellany" is {about}: must have positive fps_extracted, len_feature_chunk')
+        what = f'"miscellany" is {cut(repr(about))}: must have positive fps_extracted, len_feature_chunk'
+        problems.add("annotation.json", what)
     sources = []
     for name in ("feature_train.npy", "feature_val.npy"):
         try:
