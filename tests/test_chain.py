@@ -39,13 +39,25 @@ def enumerate_subsets(p, stay):
     n, total = len(p), 0.0
     weights, marginals, runs = np.zeros(n), np.zeros(n), np.zeros((n, n))
     for z in map(np.array, itertools.product([0, 1], repeat=n)):
-        weight = np.prod(np.where(z, p, 1 - p)) * np.exp(stay * (z[1:] == z[:-1]).sum())
+        weight = np.prod(np.where(z, p, 1 - p)) * np.exp((stay * (z[1:] == z[:-1])).sum())
         total += weight
         marginals += weight * z
         weights += weight * z / max(z.sum(), 1)
         for i, j in runs_of(z):
             runs[i, j] += weight
     return weights / total, marginals / total, runs / total
+
+
+@pytest.mark.parametrize("n", [1, 2, 11])
+def test_posteriors_of_pairs_that_agree_each_to_its_own_degree(n):
+    p, stay = RNG(n).uniform(size=(2, n)), 3 * RNG(n).normal(size=n - 1)
+    of = chain.posterior(p, stay)
+    for i in range(2):
+        _, _, runs = enumerate_subsets(p[i], stay)
+        np.testing.assert_allclose(of.start[i], runs.sum(axis=1), rtol=1e-12)
+        np.testing.assert_allclose(of.end[i], runs.sum(axis=0), rtol=1e-12)
+        logs = chain.run_logs(chain.Posterior(*(x[i] for x in of)), np.arange(n), np.arange(n))
+        np.testing.assert_allclose(np.exp(logs), runs, rtol=1e-9)
 
 
 @pytest.mark.parametrize("n", [1, 2, 11])

@@ -76,7 +76,7 @@ def test_what_cannot_be_is_named(options):
 
 def options(**others):
     chosen = dict(reject=0.5, thresholds=(0.3,), nms=0.3)
-    chosen |= dict(stay=1.0, sharpness=2.0, inside=0.5, overlap=1.0, candidates=200)
+    chosen |= dict(stay=1.0, cut=0.0, sharpness=2.0, inside=0.5, overlap=1.0, candidates=200)
     return ConfigDict(chosen | others)
 
 
@@ -88,23 +88,63 @@ def test_segments_are_the_runs_that_the_scores_have():
     cas[8, 1] = 0.2
     scores = Scores(np.float32([0.1, 0.9]), cas, cas[:, 1])
     one = Model(scores, options())
-    found = make(proposals="posterior").propose((one,), one, META)
+    found = make(proposals="posterior").propose((), one, META)
     assert set(found.labels) == {1} and (np.diff(found.scores) <= 0).all()
     assert {tuple(x) for x in found.segments[:2]} == {(2.0, 8.0), (12.0, 22.0)}
     assert found.scores[1] > 2 * found.scores[2]
 
 
-@pytest.mark.parametrize("stay, overlap", [(0.0, 0.0), (1.5, 0.0), (1.5, 2.0)])
+def test_runs_end_where_the_features_change():
+    """The CAS of snippets 2 and 3 says action, but the features change between 3 and 4 and nowhere else."""
+    cas = np.float32([0.05] * 2 + [0.5] * 2 + [0.9] * 8)[:, None]
+    change = np.zeros(16)  # with padding
+    change[3] = 11
+    scores = Scores(np.float32([0.9]), cas, cas[:, 0], markov.Extras(change))
+
+    def first(cut, models):
+        model = Model(scores, options(cut=cut))
+        return tuple(make(proposals="posterior").propose((model,) * models, model, META).segments[0])
+
+    assert first(0.0, 1) == first(0.2, 0) == (4.0, 24.0)
+    assert first(0.2, 1) == first(0.2, 2) == (8.0, 24.0)
+
+
+def test_the_scores_know_the_changes_where_segments_need_them():
+    video = example(8, 2)
+    assert jax.jit(make().score)(params_of(make()), video).extras is None
+    own = make(proposals="posterior")
+    got = jax.jit(own.score)(params_of(own), video).extras.change
+    unit = video.features / np.linalg.norm(video.features, axis=1, keepdims=True)
+    expected = np.append(1 - (unit[:-1] * unit[1:]).sum(1), 0) * (np.arange(10) < 7)
+    np.testing.assert_allclose(got, expected / expected[:7].mean(), rtol=1e-4)
+
+
+def test_changes_are_relative_to_their_mean_and_pass_over_masked_snippets():
+    x = np.float32([[1, 0], [0, 2], [3, 3], [1, 1], [-1, -1], [5, 0]])
+    expected = np.array([1, 1 - 0.5**0.5, 0, 2, 0, 0]) / ((4 - 0.5**0.5) / 4)
+    unknown = jnp.zeros(3)
+
+    def of(features, mask):
+        return jax.jit(markov.changes)(Video(jnp.asarray(features), jnp.float32(mask), unknown, unknown, jnp.int32(6)))
+
+    np.testing.assert_allclose(of(x, [1, 1, 1, 1, 1, 0]), expected, atol=1e-6)
+    np.testing.assert_allclose(of(2 * x, [0, 0, 1, 1, 1, 0]), [0, 0, 0, 2, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(of(0 * x, np.ones(6)), [1, 1, 1, 1, 1, 0])
+    for features, mask in ((x, np.zeros(6)), (0 * x + [0.1, 0.3], np.ones(6))):
+        np.testing.assert_allclose(of(features.astype(np.float32), mask), np.zeros(6), atol=1e-6)
+
+
+@pytest.mark.parametrize("stay, overlap", [(0.0, 0.0), (1.5, 0.0), (np.linspace(3, -2, 7), 2.0)])
 def test_the_score_is_the_expected_overlap_with_a_run_that_matches(stay, overlap):
     """By enumeration of the 2^8 chains."""
-    n, cas = 8, np.random.default_rng(1).random(8)
+    n, cas, stay = 8, np.random.default_rng(1).random(8), np.broadcast_to(stay, 7)
     odds = (cas / (0.4 * cas.max())) ** 2
-    runs, got = markov.matched_runs(cas, options(thresholds=(0.4,), stay=stay, overlap=overlap))
+    runs, got = markov.matched_runs(cas, stay, options(thresholds=(0.4,), overlap=overlap))
     assert len(runs) == n * (n + 1) // 2
     expected, total = np.zeros(len(runs)), 0.0
     for z in np.ndindex(*[2] * n):
         z = np.array(z)
-        weight = np.prod(odds**z) * np.exp(stay * (z[1:] == z[:-1]).sum())
+        weight = np.prod(odds**z) * np.exp((stay * (z[1:] == z[:-1])).sum())
         total += weight
         edges = np.flatnonzero(np.diff(z, prepend=0, append=0)).reshape(-1, 2)
         for start, end in edges:

@@ -98,19 +98,20 @@ def marginals(
     return aggregate._real(on / (on + off), mask)
 
 
-def posterior(probabilities: Float[np.ndarray, "*b n"], stay: float) -> Posterior:
+def posterior(probabilities: Float[np.ndarray, "*b n"], stay: float | Float[np.ndarray, " m"]) -> Posterior:
     """Starts, ends and continuations of the runs of one or several chains, in float64; `run_logs` has whole runs.
 
     Args:
       probabilities: p_t in [0, 1], of videos without padding.
-      stay: see the module.
+      stay: see the module; here also one for each pair of neighbours, m = n - 1, and of any sign: below 0, neighbours
+        tend to differ.
     """
     p = np.asarray(probabilities, np.float64)
-    switch = 1 / (1 + np.exp(stay))
-    step = np.array([[1 - switch, switch], [switch, 1 - switch]])
+    switch = 1 / (1 + np.exp(np.broadcast_to(stay, p.shape[-1] - 1)))
+    step = np.stack([1 - switch, switch, switch, 1 - switch], axis=-1).reshape(-1, 2, 2)  # [t, z_t, z_{t+1}]
     weight = np.stack([1 - p, p], axis=-1)
     from_here = weight * _from_after(weight, step)  # what snippet t and those after it say of z_t
-    up_to_here = weight * _from_after(weight[..., ::-1, :], step)[..., ::-1, :]
+    up_to_here = weight * _from_after(weight[..., ::-1, :], step[::-1])[..., ::-1, :]
     onward = step * from_here[..., 1:, None, :]  # [t, z_t, z_{t+1}]
     pairs = up_to_here[..., :-1, :, None] * onward
     pairs /= pairs.sum(axis=(-2, -1), keepdims=True)
@@ -122,7 +123,7 @@ def posterior(probabilities: Float[np.ndarray, "*b n"], stay: float) -> Posterio
     )
 
 
-def _from_after(weight: Float[np.ndarray, "*b n 2"], step: Float[np.ndarray, "2 2"]) -> Float[np.ndarray, "*b n 2"]:
+def _from_after(weight: Float[np.ndarray, "*b n 2"], step: Float[np.ndarray, "m 2 2"]) -> Float[np.ndarray, "*b n 2"]:
     """What the snippets after each one say of it, up to a factor: products of matrices, doubled log n times."""
     product = step * weight[..., 1:, None, :]
     reach, n = 1, weight.shape[-2]

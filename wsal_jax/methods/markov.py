@@ -11,6 +11,7 @@ video score are those of MAAN (`wsal_jax.methods.maan`), its differences from th
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,13 @@ from wsal_jax.method import Method, Params, Phase, Spec, Step
 from wsal_jax.methods import maan
 from wsal_jax.metrics import temporal_iou
 from wsal_jax.types import Detections, InputError, Meta, Model, Scores, Video
+
+
+class Extras(NamedTuple):
+    """What `by_posterior` wants."""
+
+    change: Float[Any, " n"]
+    """See `changes`."""
 
 
 def init(config: ConfigDict, key: PRNGKeyArray, spec: Spec) -> Params:
@@ -72,7 +80,23 @@ def score(config: ConfigDict, params: Params, video: Video) -> Scores:
     logits = video.features @ params["classifier"]["kernel"]
     evidence = jax.nn.sigmoid(logits + params["classifier"]["bias"]) * video.mask[:, None]
     video_score = jax.nn.sigmoid(layers.dense(params["classifier"], pool(config, params, p, video)))
-    return Scores(video_score, attention[:, None] * jax.nn.sigmoid(logits), attention, None, evidence)
+    extras = Extras(changes(video)) if config.proposals == "posterior" else None
+    return Scores(video_score, attention[:, None] * jax.nn.sigmoid(logits), attention, extras, evidence)
+
+
+def changes(video: Video) -> Float[Array, " n"]:
+    """How much the features change from each snippet to the next: 1 - cosine, divided by its mean over the video.
+
+    0 where either snippet is masked, and in a video that does not change at all. The cosine with features of 0 is 0.
+    """
+    squares = (video.features**2).sum(axis=1)
+    length = jnp.sqrt(jnp.where(squares > 0, squares, 1))
+    unit = video.features / length[:, None]
+    distance = jnp.maximum(1 - (unit[:-1] * unit[1:]).sum(axis=1), 0)
+    both = video.mask[:-1] * video.mask[1:]
+    distance = jnp.where(both > 0, distance, 0)
+    mean = distance.sum() / jnp.maximum(both.sum(), 1)
+    return jnp.append(distance / jnp.where(mean > 1e-5, mean, 1), 0.0)  # below are errors of rounding
 
 
 def method(config: ConfigDict) -> Method:
@@ -101,35 +125,42 @@ def by_posterior(models: Sequence[Model], fused: Model, meta: Meta) -> Detection
 
         (CAS / (threshold * largest CAS)) ** `sharpness`,
 
-    so that a threshold cuts where the odds are even, and `localize.stay` makes a chain of the snippets. The sharper,
-    the more this is `localize.propose`. The `candidates` likeliest runs of each of these chains are the candidates. The
+    so that a threshold cuts where the odds are even. A chain of the snippets follows (`wsal_jax.chain`), in which two
+    neighbours tend to agree by `stay` + `cut` * (1 - change), where the mean over the models of `changes` says how much
+    the features change: 1 on average. Where they change much, neighbours even tend to differ. The sharper, the more
+    this is `localize.propose`. The `candidates` likeliest runs of each of these chains are the candidates. The
     score of a candidate is E[IoU ** `overlap`] with the run that matches it, the one of temporal IoU > 1/2 (two would
     overlap), 0 where none does, averaged over the thresholds, times the video score and (mean CAS inside) ** `inside`.
     With `overlap` 0 it is the probability that a run matches, however well. Then `localize.nms` of each class.
 
     Args:
-      models: not used.
-      fused: options `reject`, `thresholds`, `nms` as for `localize.propose`; sharpness; stay; candidates;
+      models: each one's `Extras`; without a model, every change is 1.
+      fused: options `reject`, `thresholds`, `nms` as for `localize.propose`; sharpness; stay; cut; candidates;
         overlap; inside.
       meta: of the same video.
     """
     scores, options = fused
+    change = [np.asarray(model.scores.extras.change, np.float64)[: meta.length - 1] for model in models]
+    stay = options.stay + options.cut * (1 - np.mean(change, axis=0)) if change else options.stay
     found = []
     for c in localize.predicted_classes(scores.video_score, options.reject).tolist():
         cas = np.asarray(scores.cas[:, c], np.float64)
         if cas.max(initial=0) > 0:
-            runs, match = matched_runs(cas, options)
+            runs, match = matched_runs(cas, stay, options)
             score = scores.video_score[c] * match * localize.run_means(cas, runs) ** options.inside
             found.append(localize.detections(runs, c, score, meta))
     return localize.nms_by_class(localize.join(found), options.nms)
 
 
 def matched_runs(
-    cas: Float[np.ndarray, " n"], options: ConfigDict | FrozenConfigDict
+    cas: Float[np.ndarray, " n"], stay: float | Float[np.ndarray, " m"], options: ConfigDict | FrozenConfigDict
 ) -> tuple[Float[np.ndarray, "k 2"], Float[np.ndarray, " k"]]:
-    """The candidates [first, end) of one class, see `by_posterior`, and how well a run is expected to match each."""
+    """The candidates [first, end) of one class, see `by_posterior`, and how well a run is expected to match each.
+
+    `stay` may be one for each pair of neighbours.
+    """
     odds = (cas / (np.array(options.thresholds)[:, None] * cas.max())) ** options.sharpness
-    of = chain.posterior(odds / (1 + odds), options.stay)
+    of = chain.posterior(odds / (1 + odds), stay)
     likely = [likely_runs(chain.Posterior(*one), options.candidates) for one in zip(*of)]
     keys = np.unique(np.concatenate([runs @ [len(cas) + 1, 1] for runs, _ in likely]))
     candidates = np.stack(np.divmod(keys, len(cas) + 1), axis=1).astype(np.float64)
