@@ -111,7 +111,8 @@ def test_runs_end_where_the_features_change():
 
 def test_the_scores_know_the_changes_where_segments_need_them():
     video = example(8, 2)
-    assert jax.jit(make().score)(params_of(make()), video).extras is None
+    other = make(proposals="thresholds")
+    assert jax.jit(other.score)(params_of(other), video).extras is None
     own = make(proposals="posterior")
     got = jax.jit(own.score)(params_of(own), video).extras.change
     unit = video.features / np.linalg.norm(video.features, axis=1, keepdims=True)

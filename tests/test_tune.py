@@ -267,7 +267,9 @@ def test_the_best_setting_becomes_a_config(config, search, tmp_path, monkeypatch
     written: dict = {}
     exec(study.tuned_text({"toy.data": kept}), written)
     assert written["CHOSEN"]["toy.data"] == {name: tune_value(x) for name, x in best["setting"].items()}
-    assert f"| toy | data | {values[0]:.1f} ± 0.0 | {max(values):.1f} ± 0.0 |" in study.tuned_table({"toy.data": kept})
+    assert f"| toy | data | 9 | {values[0]:.1f} ± 0.0 | {max(values):.1f} ± 0.0 |" in study.tuned_table(
+        {"toy.data": kept}
+    )
     chosen = runpy.run_path(str(tmp_path / "run" / "chosen.py"))["get_config"]("")
     expected = tune.apply(config, {name: tune_value(x) for name, x in best["setting"].items()})
     assert chosen.to_dict() == expected.to_dict() and isinstance(chosen.localize.thresholds, tuple)

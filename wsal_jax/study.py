@@ -166,13 +166,15 @@ def tuned_text(studies: dict[str, dict[str, Any]]) -> str:
 
 
 def tuned_table(studies: dict[str, dict[str, Any]]) -> str:
-    """As Markdown: the held-out value of the config as given and of the chosen setting, and what the choice changed."""
-    lines = ["| row | data | as given | chosen | what the choice changed |", "|---|---|---|---|---|"]
+    """As Markdown: how many settings were trained, the held-out value of the config as given and of the chosen setting,
+    and what the choice changed."""
+    lines = ["| row | data | trials | as given | chosen | what the choice changed |", "|---|---|---|---|---|---|"]
     for name, study in studies.items():
         row, _, data = name.partition(".")
         first, chosen = study["trials_over"][0], best(study["trials_over"])
         given = study["given"]
         changed = [f"{x} {cut(show(y), 32)}" for x, y in chosen["setting"].items() if given[x] != y]
         values = (f"{value(one):.1f} ± {spread(one):.1f}" for one in (first, chosen))
-        lines.append(f"| {row} | {data} | {' | '.join(values)} | {', '.join(changed) or 'nothing'} |")
+        trials = len(study["trials_over"])
+        lines.append(f"| {row} | {data} | {trials} | {' | '.join(values)} | {', '.join(changed) or 'nothing'} |")
     return "\n".join(lines)
