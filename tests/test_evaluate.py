@@ -64,7 +64,7 @@ def test_devices_share_the_videos(config, data, monkeypatch):
     for devices in (8, 1):
         mesh = sharding.make_mesh(jax.devices()[:devices])
         monkeypatch.setattr(sharding, "make_mesh", lambda given=None, mesh=mesh: mesh)
-        monkeypatch.setattr(sharding, "at_most", lambda mesh, count: mesh)
+        monkeypatch.setattr(sharding, "own", lambda mesh, count: mesh)
         used.append(evaluate.score(maan, params, data, ["rgb"]))
     jax.tree.map(np.testing.assert_array_equal, *used)
 

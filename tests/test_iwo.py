@@ -458,7 +458,7 @@ def test_three_rounds_compile_once(config, data, tmp_path):
     assert len(seen) == 3
     run = train.make_run(made, FrozenConfigDict(config), len(data.lengths) // 12, mesh)
     assert run._cache_size() == 1
-    shapes = len({batch.features.shape for batch in pipeline.padded(data, ["rgb"])})
+    shapes = len(pipeline.batches(data, pipeline.PADDED))
     assert train.make_revise(made, sharding.make_mesh(jax.devices()[:1]))._cache_size() == shapes
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -127,9 +128,16 @@ def split_over(mesh, data_dir, folder):
     data = [pipeline.load(pipeline.build(config.data), split) for split in ("train", "test")]
     method = toy()
     params = jax.device_get(train.fit(method, data[0], ["rgb"], config, mesh, folder / "checkpoints"))
+    removing = toy(rounds=2, revise=lambda keep, scores, labels: keep * (scores.cas[:, 0] > 0))
+    keep = np.ones((1, data[0].lengths.sum()), bool)
     with mock.patch.object(pipeline, "PADDED", 2):  # of the 8 videos, all processes have some
         scores = evaluate.score(method, params, data[1], ["rgb"])
-    np.savez(folder / f"{jax.process_index()}.npz", *jax.tree.leaves((params, scores)))
+        kept = train.revise(removing, params, keep, data[0], ["rgb"], mesh)
+    assert kept.any() and not kept.all()
+    with mock.patch.object(sharding, "EXCHANGED", 20 * jax.process_count()):  # two results of a process at once
+        shared = list(sharding.share([3, 1, 4, 1, 5], lambda i: jnp.full(2, i)))
+    assert [item for item, _ in shared] == [3, 1, 4, 1, 5]
+    np.savez(folder / f"{jax.process_index()}.npz", *jax.tree.leaves((params, scores, kept, shared)))
 
 
 def split_over_processes(count, data_dir, folder):

@@ -94,18 +94,23 @@ def test_stream_reads_what_the_device_would_gather(config, tiny, pairs):
                 np.testing.assert_array_equal(features[seed], expected)
 
 
-def test_padded_gives_every_video_once(tiny):
+def test_batches_have_every_video_once_padded(tiny):
     data = pipeline.load(tiny, "test")
-    seen = []
-    for batch in pipeline.padded(data, ["rgb", "flow"], batch_size=3):
-        assert batch.features.shape[:2] == batch.mask.shape and batch.mask.shape[0] == 3
-        for row, video in enumerate(batch.videos):
-            n = data.lengths[video]
-            np.testing.assert_array_equal(batch.features[row, :n], pipeline.read(data, video, ["rgb", "flow"]))
-            assert batch.mask[row].tolist() == [1] * n + [0] * (batch.mask.shape[1] - n)
-        assert not batch.features[len(batch.videos) :].any() and not batch.mask[len(batch.videos) :].any()
-        seen += batch.videos.tolist()
-    assert sorted(seen) == list(range(len(data.metas)))
+    seen, sizes = [], []
+    for of_size in pipeline.batches(data, 3):
+        padded = [pipeline.pad(data, ["rgb", "flow"], videos, 3) for videos in of_size]
+        shapes = {x.features.shape for x in padded}
+        assert len(shapes) == 1
+        sizes.append(shapes.pop()[1])
+        for videos, (features, mask) in zip(of_size, padded):
+            assert features.shape[:2] == mask.shape and mask.shape[0] == 3 >= len(videos) > 0
+            for row, video in enumerate(videos):
+                n = data.lengths[video]
+                np.testing.assert_array_equal(features[row, :n], pipeline.read(data, video, ["rgb", "flow"]))
+                assert mask[row].tolist() == [1] * n + [0] * (mask.shape[1] - n)
+            assert not features[len(videos) :].any() and not mask[len(videos) :].any()
+            seen += videos.tolist()
+    assert sorted(seen) == list(range(len(data.metas))) and sizes == sorted(set(sizes))
 
 
 def test_unknown_data_set_is_named(config):

@@ -154,7 +154,7 @@ def measure(args: argparse.Namespace, folder: Path, mesh: Mesh) -> Values:
 
     "step", its temporary arrays, and the gradient: its bytes, and its "arrays" of more than one number, each of which
     is summed over the devices; "reduce_<n>", such a sum of n float32; "score" of a batch of `pipeline.PADDED` videos
-    a device, and how many arrays of scores there are.
+    on one device, and how many arrays of scores there are.
     """
     config = read_config(args.config)
     config.streams, config.batch_size = ("rgb",), args.share * mesh.size
@@ -177,11 +177,12 @@ def measure(args: argparse.Namespace, folder: Path, mesh: Mesh) -> Values:
     for size in REDUCED:
         found[f"reduce_{size}"] = seconds(jax.jit(total), sharding.replicate(mesh, np.ones(size, np.float32)))
     length = int(pipeline.padded_lengths(np.array([args.snippets]))[0])
-    mask = sharding.place(mesh, 0, np.ones((pipeline.PADDED, length), np.float32))
-    features = sharding.place(mesh, 0, np.ones((pipeline.PADDED, length, args.dim), np.float32))
-    made = evaluate.make_score(chosen, args.classes, mesh)
-    scores = made(state.params, features, mask)
-    found["score"] = seconds(made, state.params, features, mask)
+    alone = sharding.make_mesh(mesh.local_devices[:1])
+    mask = sharding.place(alone, 0, np.ones((pipeline.PADDED, length), np.float32))
+    features = sharding.place(alone, 0, np.ones((pipeline.PADDED, length, args.dim), np.float32))
+    made, params = evaluate.make_score(chosen, args.classes, alone), jax.device_get(state.params)
+    scores = made(params, features, mask)
+    found["score"] = seconds(made, params, features, mask)
     found |= dict(score_bytes=tree_bytes(scores) / scores.cas.shape[1], score_arrays=len(jax.tree.leaves(scores)))
     return found | measure_host(args, config, chosen, data)
 
@@ -230,8 +231,13 @@ def of_step(found: Values, devices: int, link: Link) -> Values:
 
 
 def of_scoring(found: Values, devices: int, link: Link) -> Values:
-    """Seconds of the parts of one batch of scoring, `pipeline.PADDED` videos on each of several devices."""
-    gathered = found["score_arrays"] * link.latency + pipeline.PADDED * found["score_bytes"] * (devices - 1) / link.rate
+    """Seconds of the parts of one batch of scoring, `pipeline.PADDED` videos on each of several devices.
+
+    Each device is a process of its own here, and several batches are exchanged at once (`sharding.share`).
+    """
+    size = pipeline.PADDED * found["score_bytes"]
+    at_once = max(1, sharding.EXCHANGED // (devices * size))
+    gathered = found["score_arrays"] * link.latency / at_once + size * (devices - 1) / link.rate
     return dict(compute=found["score"], gather=gathered if devices > 1 else 0.0)
 
 
@@ -260,8 +266,8 @@ def check(args: argparse.Namespace) -> None:
     """The model against what 1, 2, ... processes on this machine measure, each with one core; processes that share a
     core compute by turns."""
     cores, alone = len(os.sched_getaffinity(0)), None
-    print(f"\n{'':>9}  {'a step, ms':<16} {'a batch of scores, ms':<22} {SCORED} videos scored")
-    print(f"{'processes':>9}  {'measured':>8} {'model':>7} {'measured':>8} {'model':>7} {'seconds':>15} {'speed':>6}")
+    print(f"\n{'':>9}  {'a step, ms':<16} {SCORED} videos scored, s")
+    print(f"{'processes':>9}  {'measured':>8} {'model':>7} {'measured':>8} {'model':>7} {'speed':>6}")
     for processes in args.check:
         with socket.socket() as free:
             free.bind(("localhost", 0))
@@ -280,13 +286,13 @@ def check(args: argparse.Namespace) -> None:
         small, large = (found[f"reduce_{size}"] for size in REDUCED)
         link = Link(small, 2 * (processes - 1) / processes * 4 * REDUCED[1] / max(large - small, 1e-9) or 1.0)
         turns = max(1.0, processes / cores)
-        of_core = {**alone, "step": turns * alone["step"], "score": turns * alone["score"]}
-        step = sum(of_step(of_core, processes, link).values())
-        score = sum(of_scoring(of_core, processes, link).values())
-        cells = f"{1e3 * found['step']:>8.1f} {1e3 * step:>7.1f} {1e3 * found['score']:>8.1f} {1e3 * score:>7.1f}"
-        scored = f"{found['scoring']:>15.2f} {alone['scoring'] / found['scoring']:>5.2f}x"
+        step = sum(of_step({**alone, "step": turns * alone["step"]}, processes, link).values())
+        gathered = SCORED / (processes * pipeline.PADDED) * of_scoring(alone, processes, link)["gather"]
+        scoring = turns * alone["scoring"] / processes + gathered
+        cells = f"{1e3 * found['step']:>8.1f} {1e3 * step:>7.1f} {found['scoring']:>8.2f} {scoring:>7.2f}"
+        speed = f"{alone['scoring'] / found['scoring']:>5.2f}x"
         reduced = f"  sums: {1e6 * small:,.0f} us, {link.rate / 1e9:.2f} GB/s" if processes > 1 else ""
-        print(f"{processes:>9}  {cells} {scored}{reduced}", flush=True)
+        print(f"{processes:>9}  {cells} {speed}{reduced}", flush=True)
 
 
 def times(args: argparse.Namespace, found: Values, where: str, num_snippets: int) -> dict[str, Values]:

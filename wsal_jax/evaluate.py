@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -52,21 +52,24 @@ def score(method: Method, params: Params, data: pipeline.Dataset, streams: Seque
     All devices of all processes share the videos, and all processes must call this; each gets all scores. `extras` are
     given as the method made them, padding included.
     """
-    mesh = sharding.at_most(sharding.make_mesh(), pipeline.num_batches(data))
+    every = pipeline.batches(data, pipeline.PADDED)
+    mesh = sharding.own(sharding.make_mesh(), max(map(len, every)))
     score_all, rows = make_score(method, len(data.class_names), mesh), pipeline.PADDED * mesh.size
     params = sharding.replicate(mesh, params)
-    seeds = len(jax.tree.leaves(params)[0])
-    result: list[list[Any]] = [[None] * len(data.metas) for _ in range(seeds)]
+
+    def score_batch(videos: Int[np.ndarray, " k"]) -> Scores:
+        return score_all(params, *(sharding.place(mesh, 0, x) for x in pipeline.pad(data, streams, videos, rows)))
+
+    result: list[list[Any]] = [[None] * len(data.metas) for _ in range(len(jax.tree.leaves(params)[0]))]
     with tqdm(
         total=len(data.metas), disable=jax.process_index() > 0, desc=f"score {'+'.join(streams)}", unit="video"
     ) as bar:
-        for batch in pipeline.padded(data, streams, rows, sharding.slots(mesh, rows)):
-            features, mask = (sharding.place(mesh, 0, x) for x in (batch.features, batch.mask))
-            scores = jax.tree.map(np.asarray, score_all(params, features, mask))
-            for row, video in enumerate(batch.videos):
-                for seed in range(seeds):
-                    result[seed][video] = _of_video(scores, seed, row, data.metas[video].length)
-            bar.update(len(batch.videos))
+        for of_size in pipeline.batches(data, rows):
+            for videos, scores in sharding.share(of_size, score_batch):
+                for seed, of_seed in enumerate(result):
+                    for row, video in enumerate(videos):
+                        of_seed[video] = _of_video(scores, seed, row, data.metas[video].length)
+                bar.update(len(videos))
     return result
 
 

@@ -1,12 +1,18 @@
 """Sharding with one mesh axis, `data`: the videos of a batch are split over it, everything else is replicated."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
+
+EXCHANGED = 2**26
+"""Bytes of results that the processes exchange at once, see `share`."""
+Item = TypeVar("Item")
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -15,9 +21,32 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     return Mesh(np.array(devices or every), ("data",))
 
 
-def at_most(mesh: Mesh, count: int) -> Mesh:
-    """The mesh, or where one process alone works, no more of its devices than there is work for."""
-    return mesh if jax.process_count() > 1 else make_mesh(list(mesh.devices[:count]))
+def own(mesh: Mesh, count: int) -> Mesh:
+    """A mesh of this process's devices, no more of them than its part of so much work needs."""
+    return make_mesh(mesh.local_devices[: -(-count // jax.process_count())])
+
+
+def share(work: Sequence[Item], do: Callable[[Item], PyTree]) -> Iterator[tuple[Item, PyTree]]:
+    """Each item with its result, in order, as host arrays. The processes share the work, and all get all results.
+
+    Args:
+      work: the same in all processes, which must all come to the end.
+      do: gives arrays on the devices of this process, of the same shapes for all items.
+    """
+    if jax.process_count() == 1:
+        yield from ((item, jax.tree.map(np.asarray, do(item))) for item in work)
+        return
+    count, me, last, at = jax.process_count(), jax.process_index(), len(work) - 1, 0
+    while at <= last:
+        # Who has no item left does the last one again: the shapes stay the same, and others compute as long.
+        done = [do(work[min(at + me, last)])]
+        rows = max(1, EXCHANGED // (count * sum(x.nbytes for x in jax.tree.leaves(done))))
+        end = min(at + rows * count, last + 1)
+        done += [do(work[min(i, last)]) for i in range(at + me + count, at + me + end - at, count)]
+        every = multihost_utils.process_allgather(jax.tree.map(lambda *x: np.stack(x), *done))
+        found = [jax.tree.map(itemgetter((i % count, i // count)), every) for i in range(end - at)]
+        yield from zip(work[at:end], found)
+        at = end
 
 
 def slots(mesh: Mesh, rows: int) -> slice:

@@ -251,20 +251,25 @@ def revise(
       streams: the streams of the model.
       mesh: the devices, which share the videos.
     """
-    mesh = sharding.at_most(mesh, pipeline.num_batches(data))
+    mesh = sharding.own(mesh, max(map(len, pipeline.batches(data, pipeline.PADDED))))
     params, revise_all, rows = sharding.replicate(mesh, params), make_revise(method, mesh), pipeline.PADDED * mesh.size
-    revised, starts, slots = keep.copy(), data.starts, sharding.slots(mesh, rows)
-    for batch in pipeline.padded(data, streams, rows, slots):
-        padded = np.zeros((len(keep), rows, batch.mask.shape[1]), np.float32)
+    revised = keep.copy()
+    spans = [slice(start, start + length) for start, length in zip(data.starts, data.lengths)]
+
+    def revise_batch(videos: Int[np.ndarray, " k"]) -> Bool[Array, "s b n"]:
+        features, mask = pipeline.pad(data, streams, videos, rows)
+        padded = np.zeros((len(keep), *mask.shape), np.float32)
         labels = np.zeros((rows, data.labels.shape[1]), np.float32)
-        labels[: len(batch.videos)] = data.labels[batch.videos]
-        spans = [slice(starts[v], starts[v] + data.lengths[v]) for v in batch.videos]
-        for row, span in enumerate(spans):
-            padded[:, row, : span.stop - span.start] = keep[:, span]
-        own = (0, batch.features), (0, batch.mask), (1, padded[:, slots]), (0, labels[slots])
-        kept = np.asarray(revise_all(params, *(sharding.place(mesh, *part) for part in own)))
-        for row, span in enumerate(spans):
-            revised[:, span] = kept[:, row, : span.stop - span.start]
+        labels[: len(videos)] = data.labels[videos]
+        for row, video in enumerate(videos):
+            padded[:, row, : data.lengths[video]] = keep[:, spans[video]]
+        parts = (0, features), (0, mask), (1, padded), (0, labels)
+        return revise_all(params, *(sharding.place(mesh, *part) for part in parts))
+
+    for of_size in pipeline.batches(data, rows):
+        for videos, kept in sharding.share(of_size, revise_batch):
+            for row, video in enumerate(videos):
+                revised[:, spans[video]] = kept[:, row, : data.lengths[video]]
     return revised
 
 

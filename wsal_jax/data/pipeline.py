@@ -292,10 +292,8 @@ PADDED = 16
 
 
 class Padded(NamedTuple):
-    """Whole videos of similar length; rows past `len(videos)` are empty."""
+    """Whole videos of similar length; rows past them are empty."""
 
-    videos: Int[np.ndarray, " k"]
-    """Of all places; k is their number."""
     features: Float[np.ndarray, "b n d"]
     mask: Float[np.ndarray, "b n"]
 
@@ -305,33 +303,28 @@ def padded_lengths(lengths: Int[np.ndarray, " v"]) -> Int[np.ndarray, " v"]:
     return np.maximum(32, 2 ** np.ceil(np.log2(lengths)).astype(int))
 
 
-def num_batches(dataset: Dataset) -> int:
-    """The largest number of batches of `PADDED` videos that `padded` has of one length."""
-    most = np.unique(padded_lengths(dataset.lengths), return_counts=True)[1].max()
-    return -(-int(most) // PADDED)
+def batches(dataset: Dataset, batch_size: int) -> list[list[Int[np.ndarray, " k"]]]:
+    """All videos in batches of `batch_size` at most; those of one list are padded to the same length, the shortest
+    first.
+    """
+    sizes = padded_lengths(dataset.lengths)
+    of_size = [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
+    return [np.split(videos, range(batch_size, len(videos), batch_size)) for videos in of_size]
 
 
-def padded(
-    dataset: Dataset, streams: Sequence[str], batch_size: int = PADDED, slots: slice = slice(None)
-) -> Iterator[Padded]:
-    """All videos, shortest first, padded to a power of two of snippets, so that few shapes are compiled.
+def pad(dataset: Dataset, streams: Sequence[str], videos: Int[np.ndarray, " k"], rows: int) -> Padded:
+    """Videos padded to a power of two of snippets, so that few shapes are compiled, in the first of so many rows.
 
     Args:
-      dataset: the videos.
+      dataset: has the videos.
       streams: the streams to read, side by side.
-      batch_size: videos of a batch.
-      slots: the places in the batch whose features and mask this process wants; b is their number.
+      videos: of `batches`.
+      rows: b.
     """
-    lengths, dim = dataset.lengths, sum(dataset.dims[name] for name in streams)
-    sizes = padded_lengths(lengths)
-    for size in np.unique(sizes):
-        members = np.flatnonzero(sizes == size)
-        for first in range(0, len(members), batch_size):
-            videos = members[first : first + batch_size]
-            mask = np.zeros((batch_size, size), np.float32)
-            mask[: len(videos)] = np.arange(size) < lengths[videos][:, None]
-            mask = mask[slots]
-            features = np.zeros((len(mask), size, dim), np.float32)
-            for row, video in zip(features, videos[slots]):
-                row[: lengths[video]] = read(dataset, video, streams)
-            yield Padded(videos, features, mask)
+    size, lengths = padded_lengths(dataset.lengths[videos]).max(), np.zeros(rows, int)
+    lengths[: len(videos)] = dataset.lengths[videos]
+    mask = (np.arange(size) < lengths[:, None]).astype(np.float32)
+    features = np.zeros((*mask.shape, sum(dataset.dims[name] for name in streams)), np.float32)
+    for row, video in zip(features, videos):
+        row[: dataset.lengths[video]] = read(dataset, video, streams)
+    return Padded(features, mask)
