@@ -173,6 +173,19 @@ def test_tables_are_made_of_the_files_of_runs(checkout, capsys):
     assert kept["versions"]["jax"] and kept["seeds"] == [0, 1]
     assert sum(path.stat().st_size for path in (checkout / "results" / "two").iterdir()) < 60_000
 
+    for i, seconds in enumerate((90, 30)):
+        path = checkout / "results" / "two" / f"stpn.tiny.{i}.json"
+        known = json.loads(path.read_text())
+        path.write_text(json.dumps(known | {"seconds": seconds, "versions": {"device": "NVIDIA X1"}}))
+    costs = tables.fill(checkout, "<!-- costs two -->\n<!-- end of costs -->\n").splitlines()
+    usual = tables.config_of(["--config=configs/maan.py:dataset=synthetic_untrimmed/tiny"]).steps
+    assert costs[1:-1] == [
+        "|  | tiny |",
+        "| --- | --- |",
+        f"| MAAN | {usual:,} steps |",
+        "| STPN | 7 steps, 1.0 min (X1) |",
+    ]
+
     capsys.readouterr()
     tables.main([], checkout)
     assert capsys.readouterr().out == "no document changed\n"

@@ -30,7 +30,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from wsal_jax import metrics, options, results, significance, study
+from wsal_jax import methods, metrics, options, results, significance, study
 from wsal_jax.data import pipeline
 from wsal_jax.files import replace
 from wsal_jax.formats import submissions
@@ -271,8 +271,33 @@ def format_cell(values: Sequence[float] | None, best: bool, lead: Sequence[float
     return f"**{text}**" if best else text + (" ≈" if lead and lead[1] <= 0 else "")
 
 
+def format_costs(root: Path, table: str) -> str:
+    """The steps of training of each row as Markdown, and the mean time of its runs, which have all seeds, compilation,
+    scoring and detection.
+    """
+    tables, runs = read_tables(root), files_of(root, table)
+    of, commands = tables["table"][table], rows_of(tables, table)
+    lines = [["", *(tables["data"][data]["name"] for data in of["data"])], ["---"] * (len(of["data"]) + 1)]
+    for row, what in of["row"].items():
+        line = [what["label"]]
+        for data in of["data"]:
+            there = {name: one for name, one in runs.items() if name.startswith(f"{row}.{data}.")}
+            if not there:
+                line.append("")
+                continue
+            config = config_of(commands[next(iter(there))])
+            line.append(f"{methods.get(config.method, config.streams[0]).rounds * config.steps:,} steps")
+            if times := [one["seconds"] for one in there.values() if one["seconds"]]:
+                devices = {one["versions"]["device"].removeprefix("NVIDIA ") for one in there.values()}
+                line[-1] += f", {np.mean(times) / 60:.1f} min ({', '.join(sorted(devices))})"
+        if any(line[1:]):
+            lines.append(line)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def fill(root: Path, text: str) -> str:
-    """A document with its tables made anew, which are between `<!-- table NAME [HEADING ...] -->` and an end mark.
+    """A document with its tables made anew, which are between `<!-- table NAME [HEADING ...] -->` and an end mark, or
+    `<!-- costs NAME -->` and one.
 
     A table without any file of results stays as it is.
     """
@@ -281,6 +306,8 @@ def fill(root: Path, text: str) -> str:
         rows = files_of(root, found[2])
         return f"{found[1]}{format_table(root, found[2], found[3].split())}\n{found[5]}" if rows else found[0]
 
+    costs = lambda found: f"{found[1]}{format_costs(root, found[2])}\n{found[3]}"  # noqa: E731
+    text = re.sub(r"(<!-- costs (\w+) -->\n).*?(<!-- end of costs -->)", costs, text, flags=re.DOTALL)
     text = re.sub(r"(<!-- table (\w+)([^>\n]*) -->\n)(.*?)(<!-- end of table -->)", new, text, flags=re.DOTALL)
     chosen = f"<!-- chosen settings -->\n{study.tuned_table(study.kept(root))}\n<!-- end of settings -->"
     return re.sub("<!-- chosen settings -->.*<!-- end of settings -->", lambda _: chosen, text, flags=re.DOTALL)
