@@ -84,8 +84,16 @@ def test_rows_are_told_apart_where_they_differ_and_only_there():
     assert point[-1] > 5 and interval[-1, 0] > 0 and (interval[:, 0] <= interval[:, 1]).all()
     point, interval = significance.difference(good, same)
     assert interval[-1, 0] < 0 < interval[-1, 1]
-    table = significance.compare({"good": good, "bad": bad, "same": same}, [*map(str, range(9)), "average"])
+    rows = {
+        "good": {0: bad[0], 2: good[0]},
+        "bad": {1: good[0], 2: bad[0]},
+        "same": {0: same[0]},
+        "alone": {3: same[0]},
+    }
+    table = significance.compare(rows, [*map(str, range(9)), "average"])
+    assert list(table) == ["good"] and list(table["good"]) == ["bad", "same"]  # on repetitions 2 and 0
     forward, back = (tables.difference(table, *pair, "average") for pair in (("good", "bad"), ("bad", "good")))
+    assert forward[0] == pytest.approx(significance.difference(good, bad)[0][-1], abs=0.01)
     assert forward == [-back[0], -back[2], -back[1]] and forward[1] > 0
     assert tables.difference(table, "good", "other", "average") is None
 

@@ -110,16 +110,16 @@ def difference(
 
 
 def compare(
-    rows: Mapping[str, Sequence[Float[np.ndarray, "_ n c"]]], columns: Sequence[str]
+    rows: Mapping[str, Mapping[int, Float[np.ndarray, "_ n c"]]], columns: Sequence[str]
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
     """`difference` of every two rows, by the first, the second and the column: [difference, low, high].
 
-    Rows are compared where they have equally many repetitions.
+    Rows, which have what `resampled` returned by number of the repetition, are compared on the repetitions of both.
     """
     table: dict[str, dict[str, dict[str, list[float]]]] = {}
     for a, b in combinations(rows, 2):
-        if len(rows[a]) == len(rows[b]):
-            point, interval = difference(rows[a], rows[b])
+        if both := sorted(rows[a].keys() & rows[b].keys()):
+            point, interval = difference([rows[a][i] for i in both], [rows[b][i] for i in both])
             cells = {name: [round(float(x), 2) for x in (p, *i)] for name, p, i in zip(columns, point, interval)}
             table.setdefault(a, {})[b] = cells
     return table

@@ -202,7 +202,7 @@ def compare(root: Path, table: str) -> dict[str, Any]:
         return kept
     runs, by_data = files_of(root, table), {}
     for data in read_tables(root)["table"][table]["data"]:
-        rows: dict[str, list[Any]] = {}
+        rows: dict[str, dict[int, Any]] = {}
         columns: list[str] = []
         for name, one in runs.items():
             row, where, i = name.split(".")
@@ -213,7 +213,7 @@ def compare(root: Path, table: str) -> dict[str, Any]:
                 columns = [*ious, *averages]
                 with np.load(path.parent / f"{name}.npz", allow_pickle=False) as packed:
                     given = dict(packed), one["protocol"], [*averages.values()], len(ious)
-                rows.setdefault(row, []).append(significance.resampled(*given, SAMPLES, int(i)))
+                rows.setdefault(row, {})[int(i)] = significance.resampled(*given, SAMPLES, int(i))
         by_data[data] = significance.compare(rows, columns)
     kept = {"of": of, "samples": SAMPLES, "data": by_data}
     replace(path, json.dumps(kept, indent=1) + "\n")
