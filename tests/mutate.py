@@ -140,6 +140,15 @@ def survives(mutant: Mutant, copy: Path) -> bool:
         path.write_text(original, encoding="utf-8")
 
 
+def copy_checkout(folder: Path) -> Path:
+    """A copy of the checkout, without runs and environment, beside a link to the real data that some tests use."""
+    copy = folder / "checkout"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__"))
+    if (ROOT.parent / "shared").exists():
+        (folder / "shared").symlink_to((ROOT.parent / "shared").resolve())
+    return copy
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -155,12 +164,7 @@ def main() -> None:
         chosen += rng.sample(there, min(args.count, len(there)))
     alive: dict[str, int] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        copies = [Path(folder) / str(i) / "checkout" for i in range(args.jobs)]
-        for copy in copies:
-            ignored = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__")
-            shutil.copytree(ROOT, copy, ignore=ignored)
-            if (ROOT.parent / "shared").exists():  # real data that some tests use
-                (copy.parent / "shared").symlink_to((ROOT.parent / "shared").resolve())
+        copies = [copy_checkout(Path(folder) / str(i)) for i in range(args.jobs)]
         free = list(copies)
 
         def one(mutant: Mutant) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from flax.traverse_util import flatten_dict
 
+from tests import guards
 from wsal_jax import methods
 
 ROOT = Path(__file__).parent.parent
@@ -72,3 +73,12 @@ def test_the_notebook_is_kept_without_outputs():
 def test_ci_finds_one_test_command():
     pattern = re.search(r"grep -m1 -E '(.*)' README.md", (ROOT / ".ci" / "run").read_text()).group(1)
     assert len(re.findall(pattern, README, re.MULTILINE)) == 1
+
+
+def test_every_guard_is_where_its_test_says_and_every_fault_has_one():
+    """See guards.py. The runs of kill.py need no guard taken out: they show whether the others hold together."""
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| (?!`python)", (ROOT / "docs" / "reliability.md").read_text(), re.M)
+    rows = rows[rows.index("SIGTERM, Ctrl-C to one process, alone or of two") :]
+    assert {guard.fault for guard in guards.GUARDS} == set(rows)
+    for guard in guards.GUARDS:
+        assert guards.without(guard, ROOT) != (ROOT / guard.file).read_text()

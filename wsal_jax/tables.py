@@ -316,7 +316,7 @@ def fill(root: Path, text: str) -> str:
 def make(root: Path) -> list[str]:
     """Makes the tables of all documents and `configs/tuned` anew; returns which of them changed."""
     changed = []
-    for name in (*DOCUMENTS, "configs/tuned/__init__.py"):
+    for name in ("configs/tuned/__init__.py", *DOCUMENTS):  # the first is what the commands of rows go by
         text = (root / name).read_text()
         new = study.tuned_text(study.kept(root)) if name.endswith(".py") else fill(root, text)
         if new != text:
