@@ -47,7 +47,7 @@ def test_the_model_of_many_devices_adds_up():
     took = bench_scale.times(args, found, "split", 20)
     assert took["step"] == pytest.approx(dict(compute=0.01, exchange=5e-4 + 2 * 7 / 8 * 8e-3))
     assert took["start"] == pytest.approx(dict(reading=500 * 4e-3))
-    rounds, gather = 1000 / 128, 3e-4 + 16 * 7 * 1e-6
+    rounds, gather = 1000 / 128, 3e-4 / 524 + 16 * 7 * 1e-6  # 524 batches of 8 x 16 kB are in 64 MiB
     expected = dict(compute=0.02, gather=gather, reading=64 * 4e-3, detecting=128e-3)
     assert took["scoring"] == pytest.approx({name: rounds * x for name, x in expected.items()})
     assert bench_scale.times(args, found, "stream", 20)["step"]["reading"] == pytest.approx(8 * 5e-4)
