@@ -122,6 +122,13 @@ GUARDS = (
         "tests/test_full_disk.py::test_files_of_a_run_are_old_or_new",
     ),
     Guard(
+        "full disk or quota, at each kind of file",
+        "wsal_jax/main.py",
+        "with writing(folder), lock(folder):",
+        "with lock(folder):",
+        "tests/test_full_disk.py::test_a_disk_that_is_full_during_training",
+    ),
+    Guard(
         "read-only folder",
         "wsal_jax/files.py",
         "errno.EROFS, errno.EACCES, errno.EPERM, ",
@@ -230,6 +237,13 @@ GUARDS = (
         "SIGTERM or Ctrl-C to `launch/local_processes.sh`",
         "launch/local_processes.sh",
         '  kill "-$1" "${pids[@]}" 2>/dev/null || true\n',
+        "",
+        "tests/test_launch.py::test_the_launcher_passes_a_signal_on_and_waits",
+    ),
+    Guard(
+        "SIGTERM or Ctrl-C to `launch/local_processes.sh`",
+        "launch/local_processes.sh",
+        'if [ -n "$signalled" ]; then tenths=0; fi',
         "",
         "tests/test_launch.py::test_the_launcher_passes_a_signal_on_and_waits",
     ),

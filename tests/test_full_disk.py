@@ -105,6 +105,15 @@ def test_a_folder_without_the_right_to_write(config, tmp_path, monkeypatch):
         main.run(config, str(tmp_path / "run"))
 
 
+def test_a_disk_that_is_full_during_training(config, tmp_path, monkeypatch):
+    def refuse(folder, *args):
+        raise OSError(errno.ENOSPC, "No space left on device", os.fspath(folder / "metrics.jsonl"))
+
+    monkeypatch.setattr(main, "open_log", refuse)
+    with pytest.raises(InputError, match=f"{tmp_path}/run/metrics.jsonl: cannot be written .No space left on device."):
+        main.run(config, str(tmp_path / "run"))
+
+
 def test_other_errors_stay_what_they_are(tmp_path):
     with pytest.raises(FileNotFoundError), files.writing(tmp_path):
         (tmp_path / "none").read_text()

@@ -178,8 +178,9 @@ def test_a_failing_process_ends_the_launch(tmp_path):
 
 STAND_IN = """#!/bin/bash
 if [ "$1" = -c ]; then echo 1; exit; fi
-trap 'echo got INT; sleep 0.3; echo saved; exit 130' INT
-trap 'echo got TERM; sleep 0.3; echo saved; exit 143' TERM
+case $* in *--process=1*) save=1 ;; *) save=0.1 ;; esac
+trap 'echo got INT; sleep $save; echo saved; exit 130' INT
+trap 'echo got TERM; sleep $save; echo saved; exit 143' TERM
 echo started
 for i in {1..600}; do sleep 0.1; done
 """
@@ -191,12 +192,18 @@ HEEDING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_launcher_passes_a_signal_on_and_waits(tmp_path, number):
-    """Uses a stand-in for Python that takes a while to save when it receives a signal."""
+    """Uses a stand-in for Python whose second process saves longer than the launcher waits for those that fail."""
     stand_in = tmp_path / "python"
     stand_in.write_text(STAND_IN)
     stand_in.chmod(0o755)
+    script = tmp_path / "launch" / LAUNCH.name
+    script.parent.mkdir()
+    text = LAUNCH.read_text()
+    assert text.count("tenths < 100") == 1
+    script.write_text(text.replace("tenths < 100", "tenths < 3"))
+    script.chmod(0o755)
     environment = {**os.environ, "PYTHON": str(stand_in)}
-    command = [sys.executable, "-c", HEEDING, LAUNCH, "2"]
+    command = [sys.executable, "-c", HEEDING, script, "2"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as run:
         assert [run.stdout.readline() for _ in range(2)] == ["started\n"] * 2
         run.send_signal(number)
