@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.mutate import copy_checkout
 
 TIMEOUT = 150
-"""Seconds for the tests of a guard, which take up to 40 with it."""
+"""Seconds for the tests of a guard, which take up to 70 with it."""
 
 
 class Guard(NamedTuple):
