@@ -164,6 +164,7 @@ def stage_kinds(config: Config) -> Int[np.ndarray, "c 2"]:
 def render(config: Config, line: Timeline, rng: np.random.Generator) -> dict[str, Float[np.ndarray, "n d"]]:
     """The features of each stream, float32, for the snippets that lie entirely inside the video."""
     from scipy.signal import lfilter  # takes a second to import and is needed only to build
+    from threadpoolctl import threadpool_limits
 
     n = max(int(line.duration * line.fps / STRIDE), 1)
     show = lambda spans: visible(spans, n, line.fps).astype(np.float32)  # noqa: E731
@@ -192,7 +193,8 @@ def render(config: Config, line: Timeline, rng: np.random.Generator) -> dict[str
             (a["motion"] * movement_gain * movements, motion[movement_kind]),
         ]
         weights, vectors = (np.concatenate(part, axis).astype(np.float32) for part, axis in zip(zip(*terms), (1, 0)))
-        h = prototypes["mu"] / 2 - 1 + weights @ vectors
+        with threadpool_limits(1, "blas"):  # the number of threads must not decide the last bits of a long video
+            h = prototypes["mu"] / 2 - 1 + weights @ vectors
         drift = lfilter(np.float32([np.sqrt(1 - DRIFT**2)]), np.float32([1, -DRIFT]), normal(n), axis=0)
         h += config.noise * a["noise"] * (drift + normal(n) / 2)
         features[stream] = a["scale"] * np.log(1 + np.exp(h))
