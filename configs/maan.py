@@ -5,7 +5,7 @@
   python -m wsal_jax.main --config=configs/maan.py:as_released,dataset=thumos14 --config.data.root=DIR
 
 On two CPU cores and the built-in data, which is not a benchmark, seed 0 takes 21 s including the build of the data and
-reaches a fused mAP@.5 of 20.0; --config.seeds=5 takes 47 s and reaches 21.6 +- 1.8. For real features see the README.
+reaches a fused mAP@.5 of 19.2; --config.seeds=5 takes 47 s and reaches 21.6 +- 2.4. For real features see the README.
 `as_released` is not MAAN but the reproduction of STPN with published weights, see `released` below.
 """
 
