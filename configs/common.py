@@ -115,6 +115,8 @@ def get_config(switches: ConfigDict) -> ConfigDict:
 def tuned(config: ConfigDict, row: str, switches: ConfigDict) -> ConfigDict:
     """Sets what was chosen for a row of the result tables, if the preset asks for it; returns the config.
 
+    Switches that leave a part of the method out must do so after it, or the preset puts the part back.
+
     Raises:
       InputError: nothing was chosen for that row.
     """

@@ -49,8 +49,8 @@ def get_config(text=None):
         top=8,
         orig=2.0,
         supp=1.0,
-        irc=2.0 if "irc" in terms else 0.0,
-        comp=20.0 if "comp" in terms else 0.0,
+        irc=2.0,
+        comp=20.0,
         pseudo=0.8,
         ramp=0.15,  # 30 of 200 epochs
     )
@@ -72,7 +72,10 @@ def get_config(text=None):
         # actions than runs above .1 to .9.
         config.method.thresholds = tuple(round(0.001 * 900 ** (i / 19), 5) for i in range(20))
     config.method.base_share = base_steps / config.steps
-    return common.tuned(config, "p_mil", switches)
+    common.tuned(config, "p_mil" if switches.base == "maan" else f"p_mil of {switches.base}", switches)
+    for term in {"irc", "comp"} - terms:
+        config.method[term] = 0.0
+    return config
 
 
 def small(config):

@@ -1,5 +1,6 @@
 """From the command line to the table, end to end."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from configs import dgam, iwo, maan, star
 from wsal_jax import checkpoint, main, peers, train
@@ -164,6 +166,31 @@ def test_presets_with_chosen_settings_are_for_their_data():
     assert quick.steps == 200 < whole.steps and quick.localize.thresholds == whole.localize.thresholds
     with pytest.raises(InputError, match="preset=context0: nothing was tuned for stpn_mean"):
         maan.get_config("dataset=feature_folder,preset=context0,aggregator=stpn_mean")
+
+
+@pytest.mark.parametrize(
+    ("name", "switch"),
+    [
+        *(("dgam", f"terms={terms}") for terms in ("fg", "fg+bg", "fg+bg+guide")),
+        *(("iwo", switch) for switch in ("rounds=1", "rounds=3", "winners_out_test=0", "scores=cam", "segments=50")),
+        ("star", "terms=stem"),
+        ("delu", "terms=co2+edl"),
+        ("sal", "terms=mil+act"),
+        *(("p_mil", f"terms={terms}") for terms in ("mil", "scfe+irc")),
+    ],
+)
+def test_a_preset_does_not_put_back_what_a_switch_leaves_out(name, switch):
+    get_config = importlib.import_module(f"configs.{name}").get_config
+    switches = ("", switch, "preset=built_in", f"preset=built_in,{switch}")
+    whole, part, tuned, both = (flatten_dict(get_config(x).to_dict(), sep=".") for x in switches)
+    assert whole != part
+    for option in whole:
+        if whole[option] == part[option]:
+            assert both[option] == tuned[option], option
+        elif option == "steps":
+            assert both[option] == tuned[option] * part[option] // whole[option]
+        else:
+            assert both[option] == part[option], option
 
 
 def test_switches_have_their_types():
