@@ -1,6 +1,7 @@
 """Eight fake CPU devices, so that sharding is tested everywhere; code that names no mesh runs on the first."""
 
 import os
+import tempfile
 
 import jax
 import jaxlib
@@ -10,6 +11,13 @@ import pytest
 # suite takes two thirds of the time, in this process and in those that it starts. Later versions have no such flag.
 if jaxlib.version.__version_info__ < (0, 11):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+
+# What one test compiled, in this process, another worker or a process that it started, the next one reads.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": COMPILED.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
