@@ -5,6 +5,7 @@ import tempfile
 
 import jax
 import jaxlib
+import jaxtyping
 import pytest
 
 # Most of the suite's time is compilation, and most of that went into XLA's newer way to emit loops. Without it the
@@ -41,6 +42,14 @@ def compile_quickly(request):
     jax.config.update("jax_disable_most_optimizations", request.module.__name__.removeprefix("test_") in PLAIN)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def unchecked():
+    """Without the checks of types and shapes at each call, for tests that call small functions a million times."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")
