@@ -482,6 +482,7 @@ def test_published_detections_of_stpn():
     assert length.missed[0] > 0.8 and length.missed.argmax() == 0 and length.mean_ap_n.argmin() == 0
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_errors_of_stpn_are_those_of_the_code_of_detad():
     """Its figures for the same files (shares of the best 1G, in percent)."""
     detected = SHARED / "detections/stpn_thumos14_results.json"

@@ -57,6 +57,7 @@ def test_npz(tmp_path, write):
     assert equal(arrays.read(tmp_path / "video.npz"), content)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("folder", ["thumos14", "activitynet12", "activitynet13"])
 def test_real_annotations(folder):
     files = sorted((SHARED / folder).glob("*-Annotations/*.npy"))

@@ -585,6 +585,7 @@ def test_buckets_without_analysis(command):
     assert message == "error: --buckets is of --analyse; give that too"
 
 
+@pytest.mark.usefixtures("unchecked")
 @needs_shared
 def test_published_detections_of_stpn(command):
     options = "--detections", STPN, "--bootstrap", "0", "--ground_truth"
@@ -599,6 +600,7 @@ def test_published_detections_of_stpn(command):
     assert excluded.partition("protocol")[2] == out.partition("protocol")[2]
 
 
+@pytest.mark.usefixtures("unchecked")
 @needs_shared
 def test_w_talc_under_all_protocols(command, tmp_path, monkeypatch):
     """Ambiguous segments, from the folder or from a file, matter only if the protocol treats them specially."""
@@ -616,6 +618,7 @@ def test_w_talc_under_all_protocols(command, tmp_path, monkeypatch):
         assert added.partition("protocol")[2] == out.partition("protocol")[2]
 
 
+@pytest.mark.usefixtures("unchecked")
 @needs_shared
 def test_the_grid_on_detections_that_lie_on_it():
     """STPN's, rounded to whole snippets: code of CO2-Net's family has 20.04 for them at IoU 0.5."""
