@@ -8,10 +8,12 @@ import jaxlib
 import jaxtyping
 import pytest
 
-# Most of the suite's time is compilation, and most of that went into XLA's newer way to emit loops. Without it the
-# suite takes two thirds of the time, in this process and in those that it starts. Later versions have no such flag.
+# Most of the suite's time is compilation, in this process and in those that it starts, so the compiler optimizes less
+# than for users. Its newer way to emit loops costs as much again; versions after 0.10 have no flag for it.
+FLAGS = ["--xla_backend_optimization_level=1"]
 if jaxlib.version.__version_info__ < (0, 11):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 
 # What one test compiled, in this process, another worker or a process that it started, the next one reads.
 if "PYTEST_XDIST_WORKER" not in os.environ:
@@ -27,8 +29,7 @@ FIRST = ("launch", "train", "method", "tune", "main", "exchange", "peers", "brow
 """The tests that take longest begin first, so that no worker is left with one of them in the end."""
 
 PLAIN = "aggregate chain delu dgam finetune i3d iwo maan maan2d method p_mil sal star".split()
-"""Tests of equations, most of whose time is compilation: XLA leaves out its costly optimizations there. The tests of
-training, resuming and devices run what users run."""
+"""Tests of equations, most of whose time is compilation: XLA leaves out its costly optimizations there."""
 
 
 def pytest_collection_modifyitems(items):
