@@ -9,18 +9,21 @@ import jaxtyping
 import pytest
 
 # Most of the suite's time is compilation, in this process and in those that it starts, so the compiler optimizes less
-# than for users. Its newer way to emit loops costs as much again; versions after 0.10 have no flag for it.
+# than for users. Its newer way to emit loops costs as much again; versions after 0.10 have no flag for it. The flags
+# that the environment has come last, so they win.
 FLAGS = ["--xla_backend_optimization_level=1"]
 if jaxlib.version.__version_info__ < (0, 11):
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
+os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
 
-# What one test compiled, in this process, another worker or a process that it started, the next one reads.
+# What one test compiled, in this process, another worker or a process that it started, the next one reads. The workers
+# and those processes have the options from the environment.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
-    os.environ |= {"JAX_COMPILATION_CACHE_DIR": COMPILED.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
-jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    options = {"jax_compilation_cache_dir": COMPILED.name, "jax_persistent_cache_min_compile_time_secs": 0.1}
+    for name, value in options.items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
