@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from wsal_jax import options
 
 BUDGET = dict(
-    trials=6,  # settings that are trained; the config's own is the first
+    trials=4,  # settings that are trained; the config's own is the first
     seeds=2,  # trained at once for each fold, from config.seed on
     folds=2,  # parts of the training videos; each is held out once
     detections=20,  # settings of localize.* and fusion that are tried on the scores of each training
@@ -23,7 +23,7 @@ def get_search(config: ConfigDict, **own) -> dict:
     """The options that this config has of those that most methods share, then a method's own."""
     space = {
         "optimizer.learning_rate": [2e-4, 5e-4, 1e-3, 2e-3, 5e-3],
-        "steps": [max(1, config.steps // 2), config.steps],
+        "steps": [max(1, config.steps // 2), config.steps, 2 * config.steps],
         "num_snippets": [20, 40, 80],
         "method.dropout": [0.0, 0.3, 0.5, 0.7, 0.8],
         "localize.thresholds": [(x,) for x in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)] + [(0.05, 0.1, 0.2, 0.4)],
