@@ -203,6 +203,13 @@ def test_tables_are_made_of_the_files_of_runs(checkout, capsys):
     path.write_text(json.dumps(kept))
     assert tables.make(checkout) == ["README.md", "docs/results.md"]
 
+    kept["options"]["steps"] = 8
+    path.write_text(json.dumps(kept))
+    assert tables.outdated(checkout, "two") == ["maan.tiny.0"]
+    capsys.readouterr()
+    tables.main([], checkout)
+    assert "two/maan.tiny.0.json is of other options than the row has now" in capsys.readouterr().out
+
 
 def test_other_runs_and_other_detections_are_refused(checkout):
     with pytest.raises(
@@ -242,6 +249,14 @@ def test_the_documents_have_what_the_files_say():
         assert tables.fill(ROOT, text) == text, name
         for table in re.findall(r"<!-- table (\w+).* -->", text):
             assert table in tables.read_tables(ROOT)["table"]
+
+
+def test_the_files_are_of_the_options_that_their_rows_have(monkeypatch):
+    """If this fails, tuning chose other options for the row: train it anew, or remove its files."""
+    monkeypatch.chdir(ROOT)
+    assert {table: tables.outdated(ROOT, table) for table in tables.read_tables(ROOT)["table"]} == {
+        table: [] for table in tables.read_tables(ROOT)["table"]
+    }
 
 
 def test_every_row_of_the_documents_is_a_command(monkeypatch):

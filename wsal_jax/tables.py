@@ -7,9 +7,9 @@
 
 `results/tables.toml` has the rows of each table and the data that they are run on. What is known of row R on data D
 lies in `results/TABLE/R.D.<i>.json`, i counting the repetitions: what results.json says, the command, the options that
-differ from the config's own, versions and time. The .npz beside it has what the comparison of rows needs (see
-`wsal_jax.significance`), and `comparisons.json` the comparisons. A ROW of the commands is R, R.D or R.D.<i>. The study
-behind a row is `results/tuning/R.D.json`.
+differ from the config's own (what tuning chose, too), versions and time. The .npz beside it has what the comparison of
+rows needs (see `wsal_jax.significance`), and `comparisons.json` the comparisons. A ROW of the commands is R, R.D or
+R.D.<i>. The study behind a row is `results/tuning/R.D.json`.
 """
 
 import argparse
@@ -125,15 +125,13 @@ def add(root: Path, run: Path, table: str, row: str, seconds: float | None = Non
     if wrong := [x for x in sorted({*both[0], *both[1]}) if both[0].get(x) != both[1].get(x)]:
         told = "; ".join(f"{x}: {both[0].get(x)} in the run, {both[1].get(x)} in the row" for x in wrong)
         raise InputError(f"{run} is not the run of {name} in results/tables.toml: {told}")
-    file, switches = options.find(arguments[0].removeprefix("--config="))
-    changed = differences(wanted, load_base(f"{file}:{switches}")[2])
     packed = pack_run(run, record, measured)
     folder = root / "results" / table
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / f"{name}.npz", **packed)
     kept = {
         "command": " ".join(["python -m wsal_jax.main", *arguments]),
-        "options": {x: value for x, value in changed.items() if x not in IRRELEVANT},
+        "options": options_of_row(root, table, name),
         "versions": versions(),
         "seconds": seconds and round(seconds),
         **measured,
@@ -142,11 +140,30 @@ def add(root: Path, run: Path, table: str, row: str, seconds: float | None = Non
     return folder / f"{name}.json"
 
 
+def options_of_row(root: Path, table: str, name: str) -> dict[str, Any]:
+    """The options of a row that are not its config's own, what tuning chose among them, as its file has them."""
+    tables = read_tables(root)
+    row, data, _ = name.split(".")
+    [arguments] = rows_of(tables, table, name).values()
+    file, _, switches = tables["table"][table]["row"][row]["config"].partition(":")
+    of = tables["data"][data]
+    switches = ",".join(filter(None, (of.get("untuned", of["switches"]), switches)))
+    file, switches = options.find(f"{file}:{switches}")
+    changed = differences(config_of(arguments), load_base(f"{file}:{switches}")[2])
+    return json.loads(json.dumps(shortened({x: value for x, value in changed.items() if x not in IRRELEVANT})))
+
+
+def outdated(root: Path, table: str) -> list[str]:
+    """The files of a table that are of other options than their rows have now, as where tuning chose anew."""
+    there = files_of(root, table).items()
+    return [name for name, one in there if one["options"] != options_of_row(root, table, name)]
+
+
 def shortened(x: Any) -> Any:
     """With numbers of four decimals, and without the intervals of single seeds."""
     if isinstance(x, dict):
         return {name: shortened(value) for name, value in x.items() if name != "intervals"}
-    if isinstance(x, list):
+    if isinstance(x, (list, tuple)):
         return [shortened(value) for value in x]
     return round(x, 4) if isinstance(x, float) else x
 
@@ -322,6 +339,9 @@ def make(root: Path) -> list[str]:
         if new != text:
             replace(root / name, new)
             changed.append(name)
+    for table in read_tables(root)["table"]:
+        for name in outdated(root, table):
+            print(f"results/{table}/{name}.json is of other options than the row has now: run the row anew")
     return changed
 
 
