@@ -221,6 +221,20 @@ def test_the_first_settings_stay_near_the_config(config, tmp_path, monkeypatch):
     assert min(len(x) for x in kept[8:]) < 2
 
 
+def test_no_setting_is_trained_twice_while_there_are_others(config, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(heldout, "train_and_score", fake(calls))
+    (tmp_path / "space.py").write_text(
+        'def get_search(config): return {"steps": [3, 6, 12], "method.dropout": [0.0, 0.5]}'
+    )
+    given = config, BASE, str(tmp_path / "space.py"), str(tmp_path / "run")
+    tune.run(*given, trials=6, folds=2, seeds=1, detections=1)
+    over = json.loads((tmp_path / "run" / "study.json").read_text())["trials_over"]
+    assert len({(one["setting"]["steps"], one["setting"]["method.dropout"]) for one in over}) == 6
+    tune.run(*given, trials=7, folds=2, seeds=1, detections=1)  # there is no seventh
+    assert len(json.loads((tmp_path / "run" / "study.json").read_text())["trials_over"]) == 7
+
+
 def test_a_study_goes_on_from_its_json_alone(config, search, tmp_path, monkeypatch):
     monkeypatch.setattr(heldout, "train_and_score", fake([]))
     budget = dict(folds=2, seeds=2, detections=1)

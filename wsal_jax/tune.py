@@ -190,6 +190,10 @@ STARTUP = 8
 """As many settings are drawn at random, before the sampler goes by their values."""
 
 
+ATTEMPTS = 50
+"""So many draws for a setting that no earlier trial has, those after ten of all options; then one is tried again."""
+
+
 def sampler(seed: int) -> optuna.samplers.BaseSampler:
     """Of the next trial."""
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, constant_liar=True)
@@ -246,13 +250,20 @@ def claim(shared: optuna.Study, folder: Path, space: Space, config: ConfigDict, 
         if taken >= trials:
             yield None
             return
-        # What follows knows what is stored and no more, so a study that was killed is the study that was not.
-        if taken < STARTUP and not shared.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            own = own_setting(config, space)
-            shared.enqueue_trial(near(own, config.seed + taken) if taken else own)
-        shared.sampler = sampler(config.seed + taken)
-        trial = shared.ask()
-        setting = suggest(trial, space)
+        done = [one.params for one in shared.get_trials(deepcopy=False, states=(*OVER, TrialState.RUNNING))]
+        for attempt in range(ATTEMPTS):
+            # What follows knows what is stored and no more, so a study that was killed is the study that was not.
+            seed = config.seed + taken + 1000 * attempt
+            waiting = shared.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+            if taken < STARTUP and attempt < 10 and not waiting:
+                own = own_setting(config, space)
+                shared.enqueue_trial(near(own, seed) if taken else own)
+            shared.sampler = sampler(seed)
+            trial = shared.ask()
+            setting = suggest(trial, space)
+            if trial.params not in done or attempt == ATTEMPTS - 1:
+                break
+            shared.tell(trial, state=TrialState.FAIL)
         place(trial).mkdir(parents=True, exist_ok=True)
         hold = lock(place(trial))
         hold.__enter__()

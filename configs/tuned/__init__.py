@@ -75,7 +75,7 @@ CHOSEN: dict[str, dict] = {
         "localize.thresholds": (0.2, 0.4, 0.6, 0.8),
         "localize.reject": 0.05,
         "localize.prior": 1.0,
-        "localize.soft_nms": 0.3,
+        "localize.soft_nms": 0.5,
     },
     "delu.context4": {
         "optimizer.learning_rate": 0.0002,
