@@ -30,6 +30,9 @@ columns = [["final", "0.5", "@.5"], ["final", "average .1:.7", "@.1:.7"], ["rgb"
 [table.two.row]
 maan = { label = "MAAN", config = "configs/maan.py" }
 stpn = { label = "STPN", config = "configs/maan.py:aggregator=stpn", options = "--config.steps=7" }
+[table.two.claims]
+"It is above" = ["maan", "stpn"]
+"It is below" = ["stpn", "maan"]
 """
 
 
@@ -192,8 +195,23 @@ def test_tables_are_made_of_the_files_of_runs(checkout, capsys):
         "|  | tiny |",
         "| --- | --- |",
         f"| MAAN | {usual:,} steps |",
-        "| STPN | 7 steps, 1.0 min (X1) |",
+        "| STPN | 7 steps, 2 x 1.0 min (X1) |",
     ]
+
+    cells = next(iter(tables.compare(checkout, "two")["data"]["tiny"].values()))["stpn"]["average .1:.7"]
+    claims = tables.fill(checkout, "<!-- claims two -->\nold\n<!-- end of claims -->\nrest").splitlines()
+    mean, low, high = cells
+    assert mean > low > 0  # the scores are made so
+    assert claims[1:] == [
+        "| claim | tiny |",
+        "| --- | --- |",
+        f"| It is above | **holds**: +{mean:.1f} ({low:.1f} to {high:.1f}) |",
+        f"| It is below | does not hold: -{mean:.1f} (-{high:.1f} to -{low:.1f}) |",
+        "<!-- end of claims -->",
+        "rest",
+    ]
+    assert tables.format_claim([1.2, -0.5, 3.0]) == "cannot be told: +1.2 (-0.5 to 3.0)"
+    assert tables.format_claim(None) == ""
 
     capsys.readouterr()
     tables.main([], checkout)

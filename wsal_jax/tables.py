@@ -41,6 +41,7 @@ from wsal_jax.workdir import IRRELEVANT, identity, versions
 DOCUMENTS = ("README.md", "docs/results.md", "docs/tuning.md")
 SAMPLES = 1000
 """Of the bootstrap."""
+COLUMN_OF_CLAIMS = "average .1:.7"
 
 
 def read_tables(root: Path) -> dict[str, Any]:
@@ -289,8 +290,8 @@ def format_cell(values: Sequence[float] | None, best: bool, lead: Sequence[float
 
 
 def format_costs(root: Path, table: str) -> str:
-    """The steps of training of each row as Markdown, and the mean time of its runs, which have all seeds, compilation,
-    scoring and detection.
+    """The steps of training of each row as Markdown, how many runs it has, and their mean time, which has all seeds,
+    compilation, scoring and detection.
     """
     tables, runs = read_tables(root), files_of(root, table)
     of, commands = tables["table"][table], rows_of(tables, table)
@@ -306,15 +307,40 @@ def format_costs(root: Path, table: str) -> str:
             line.append(f"{methods.get(config.method, config.streams[0]).rounds * config.steps:,} steps")
             if times := [one["seconds"] for one in there.values() if one["seconds"]]:
                 devices = {one["versions"]["device"].removeprefix("NVIDIA ") for one in there.values()}
-                line[-1] += f", {np.mean(times) / 60:.1f} min ({', '.join(sorted(devices))})"
+                line[-1] += f", {len(there)} x {np.mean(times) / 60:.1f} min ({', '.join(sorted(devices))})"
         if any(line[1:]):
             lines.append(line)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def format_claims(root: Path, table: str) -> str:
+    """What a table says of the claims that tables.toml has for it, `claim = [row, row that it is above]`, as Markdown.
+
+    A claim holds where the 95 % interval of the difference is above 0, and does not where it is below. The difference
+    is that of the average that COLUMN_OF_CLAIMS names.
+    """
+    tables, compared = read_tables(root), compare(root, table)["data"]
+    of = tables["table"][table]
+    where = [data for data in of["data"] if compared.get(data)]
+    lines = [["claim", *(tables["data"][data]["name"] for data in where)], ["---"] * (len(where) + 1)]
+    for claim, (above, below) in of["claims"].items():
+        cells = [difference(compared[data], above, below, COLUMN_OF_CLAIMS) for data in where]
+        lines.append([claim, *map(format_claim, cells)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def format_claim(cell: Sequence[float] | None) -> str:
+    """A difference [mean, low, high] in words."""
+    if not cell:
+        return ""
+    mean, low, high = cell
+    verdict = "**holds**" if low > 0 else "does not hold" if high < 0 else "cannot be told"
+    return f"{verdict}: {mean:+.1f} ({low:.1f} to {high:.1f})"
+
+
 def fill(root: Path, text: str) -> str:
     """A document with its tables made anew, which are between `<!-- table NAME [HEADING ...] -->` and an end mark, or
-    `<!-- costs NAME -->` and one.
+    `<!-- costs NAME -->`, or `<!-- claims NAME -->`, and one.
 
     A table without any file of results stays as it is.
     """
@@ -323,8 +349,11 @@ def fill(root: Path, text: str) -> str:
         rows = files_of(root, found[2])
         return f"{found[1]}{format_table(root, found[2], found[3].split())}\n{found[5]}" if rows else found[0]
 
-    costs = lambda found: f"{found[1]}{format_costs(root, found[2])}\n{found[3]}"  # noqa: E731
-    text = re.sub(r"(<!-- costs (\w+) -->\n).*?(<!-- end of costs -->)", costs, text, flags=re.DOTALL)
+    for kind, form in (("costs", format_costs), ("claims", format_claims)):
+        for table in re.findall(rf"<!-- {kind} (\w+) -->", text):
+            mark, end = f"<!-- {kind} {table} -->\n", f"<!-- end of {kind} -->"
+            before, _, rest = text.partition(mark)
+            text = f"{before}{mark}{form(root, table)}\n{end}{rest.partition(end)[2]}"
     text = re.sub(r"(<!-- table (\w+)([^>\n]*) -->\n)(.*?)(<!-- end of table -->)", new, text, flags=re.DOTALL)
     chosen = f"<!-- chosen settings -->\n{study.tuned_table(study.kept(root))}\n<!-- end of settings -->"
     return re.sub("<!-- chosen settings -->.*<!-- end of settings -->", lambda _: chosen, text, flags=re.DOTALL)
