@@ -23,6 +23,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -350,7 +351,7 @@ def fill(root: Path, text: str) -> str:
         return f"{found[1]}{format_table(root, found[2], found[3].split())}\n{found[5]}" if rows else found[0]
 
     for kind, form in (("costs", format_costs), ("claims", format_claims)):
-        for table in re.findall(rf"<!-- {kind} (\w+) -->", text):
+        for table in filter(partial(files_of, root), re.findall(rf"<!-- {kind} (\w+) -->", text)):
             mark, end = f"<!-- {kind} {table} -->\n", f"<!-- end of {kind} -->"
             before, _, rest = text.partition(mark)
             text = f"{before}{mark}{form(root, table)}\n{end}{rest.partition(end)[2]}"
