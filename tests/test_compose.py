@@ -127,12 +127,21 @@ def test_the_composer_that_made_the_data_of_the_tables(tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def shorten(path: Path) -> None:
+    np.save(path, np.load(path)[:-1])
+
+
 @pytest.mark.parametrize(
     "harm, options, problem",
     [
         (lambda root: (root / "highlights/clips.json").unlink(), [], "clips.json"),
         (lambda root: (root / "highlights/split_test.txt").write_text("nobody"), [], "nobody"),
-        (lambda root: (root / "backgrounds/features/flow/b00.npy").write_bytes(b""), [], "no features of each"),
+        (lambda root: (root / "backgrounds/features/flow/b00.npy").write_bytes(b""), [], "b00.npy: "),
+        (
+            lambda root: shorten(root / "highlights/features/train/flow/video0.npy"),
+            [],
+            "must be numbers [T d], with T = 40",
+        ),
         (lambda root: (root / "backgrounds").rename(root / "gone"), [], "nothing for the split train"),
         (lambda root: None, ["--groups=7"], "dog has 6 recordings in the training split"),
         (lambda root: (root / "out/gt.json").parent.mkdir() or (root / "out/gt.json").touch(), [], "not empty"),

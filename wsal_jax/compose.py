@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Float
 
 from wsal_jax.files import replace
+from wsal_jax.formats import numpy_files
 from wsal_jax.types import InputError
 
 STREAMS = ("rgb", "flow")
@@ -45,6 +46,8 @@ class Source(NamedTuple):
     """First clip, and the one after the last, of each run of two or more highlight clips."""
     others: Sequence[int]
     """The clips that are no highlights."""
+    length: int
+    """How many clips it has."""
 
 
 Pool = tuple[dict[str, list[Source]], list[Path]]
@@ -52,12 +55,25 @@ Pool = tuple[dict[str, list[Source]], list[Path]]
 
 
 @cache
-def read(path: str) -> Features:
-    """The features of a recording, `path` with {} for the stream."""
-    try:
-        return {stream: np.load(path.format(stream), allow_pickle=False).astype(np.float32) for stream in STREAMS}
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path}: no features of each of {', '.join(STREAMS)}: {error}") from error
+def read(path: str, length: int | None = None) -> Features:
+    """The features of a recording, `path` with {} for the stream.
+
+    Raises:
+      InputError: a file is not there, is no [T d] of numbers, or has another length than the other's or than `length`.
+    """
+    features: Features = {}
+    for file in map(path.format, STREAMS):
+        try:
+            x = numpy_files.read_npy(Path(file))
+        except (OSError, ValueError, InputError) as error:
+            raise InputError(f"{file}: {error}") from error
+        length = len(x) if length is None and x.ndim else length
+        if x.ndim != 2 or x.dtype.kind not in "fiu" or len(x) != length or not length:
+            raise InputError(
+                f"{file} has the shape {x.shape} of {x.dtype}: must be numbers [T d], with T = {length} clips"
+            )
+        features[STREAMS[len(features)]] = x.astype(np.float32)
+    return features
 
 
 def read_pool(highlights: Path, backgrounds: Path, split: str) -> Pool:
@@ -75,7 +91,8 @@ def read_pool(highlights: Path, backgrounds: Path, split: str) -> Pool:
             runs = [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2]) if b - a >= 2]
             if runs:
                 features = highlights / "features" / split / "{}" / f"{video}.npy"
-                sources.setdefault(clips[video]["domain"], []).append(Source(features, runs, np.flatnonzero(match < 0)))
+                source = Source(features, runs, np.flatnonzero(match < 0), len(match))
+                sources.setdefault(clips[video]["domain"], []).append(source)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{highlights} has no clips.json and split_{split}.txt as they should be: {error}") from error
     names = sorted(path.name for path in (backgrounds / "features" / STREAMS[0]).glob("*.npy"))
@@ -125,7 +142,7 @@ def compose(rng: np.random.Generator, pool: Pool, context: int) -> tuple[Feature
     for i in range(draw(2, 9)):
         activity = activities[i % len(activities)]
         source = sources[activity][rng.integers(len(sources[activity]))]
-        features = read(str(source.features))
+        features = read(str(source.features), source.length)
         first, last = source.runs[rng.integers(len(source.runs))]
         count = min(last - first, draw(2, 13))
         first += draw(0, last - first - count + 1)
@@ -144,7 +161,9 @@ def compose(rng: np.random.Generator, pool: Pool, context: int) -> tuple[Feature
     return {stream: np.concatenate([part[stream] for part in parts]) for stream in STREAMS}, segments
 
 
-def write(out: Path, highlights: Path, backgrounds: Path, counts: dict[str, int], seed: int, context: int, groups: int):
+def write(
+    out: Path, highlights: Path, backgrounds: Path, counts: dict[str, int], seed: int, context: int, groups: int
+) -> dict[str, Any]:
     """Composes a data set of `counts` videos of each split; returns its gt.json.
 
     Raises:

@@ -22,8 +22,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,6 @@ from wsal_jax.workdir import IRRELEVANT, identity, versions
 DOCUMENTS = ("README.md", "docs/results.md", "docs/tuning.md")
 SAMPLES = 1000
 """Of the bootstrap."""
-COLUMN_OF_CLAIMS = "average .1:.7"
 
 
 def read_tables(root: Path) -> dict[str, Any]:
@@ -318,14 +316,14 @@ def format_claims(root: Path, table: str) -> str:
     """What a table says of the claims that tables.toml has for it, `claim = [row, row that it is above]`, as Markdown.
 
     A claim holds where the 95 % interval of the difference is above 0, and does not where it is below. The difference
-    is that of the average that COLUMN_OF_CLAIMS names.
+    is that of the average over .1:.7, which `results.COARSE` names.
     """
     tables, compared = read_tables(root), compare(root, table)["data"]
     of = tables["table"][table]
     where = [data for data in of["data"] if compared.get(data)]
     lines = [["claim", *(tables["data"][data]["name"] for data in where)], ["---"] * (len(where) + 1)]
     for claim, (above, below) in of["claims"].items():
-        cells = [difference(compared[data], above, below, COLUMN_OF_CLAIMS) for data in where]
+        cells = [difference(compared[data], above, below, results.COARSE) for data in where]
         lines.append([claim, *map(format_claim, cells)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -346,16 +344,15 @@ def fill(root: Path, text: str) -> str:
     A table without any file of results stays as it is.
     """
 
-    def new(found: re.Match) -> str:
-        rows = files_of(root, found[2])
-        return f"{found[1]}{format_table(root, found[2], found[3].split())}\n{found[5]}" if rows else found[0]
+    forms: dict[str, Callable[..., str]] = {"table": format_table, "costs": format_costs, "claims": format_claims}
 
-    for kind, form in (("costs", format_costs), ("claims", format_claims)):
-        for table in filter(partial(files_of, root), re.findall(rf"<!-- {kind} (\w+) -->", text)):
-            mark, end = f"<!-- {kind} {table} -->\n", f"<!-- end of {kind} -->"
-            before, _, rest = text.partition(mark)
-            text = f"{before}{mark}{form(root, table)}\n{end}{rest.partition(end)[2]}"
-    text = re.sub(r"(<!-- table (\w+)([^>\n]*) -->\n)(.*?)(<!-- end of table -->)", new, text, flags=re.DOTALL)
+    def new(found: re.Match) -> str:
+        start, kind, table, heads, end = found.groups()
+        given = [heads.split()] if heads else []
+        return f"{start}{forms[kind](root, table, *given)}\n{end}" if files_of(root, table) else found[0]
+
+    mark = rf"(<!-- ({'|'.join(forms)}) (\w+)([^>\n]*) -->\n).*?(<!-- end of \2 -->)"
+    text = re.sub(mark, new, text, flags=re.DOTALL)
     chosen = f"<!-- chosen settings -->\n{study.tuned_table(study.kept(root))}\n<!-- end of settings -->"
     return re.sub("<!-- chosen settings -->.*<!-- end of settings -->", lambda _: chosen, text, flags=re.DOTALL)
 

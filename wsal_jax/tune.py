@@ -190,8 +190,8 @@ STARTUP = 8
 """As many settings are drawn at random, before the sampler goes by their values."""
 
 
-ATTEMPTS = 50
-"""So many draws for a setting that no earlier trial has, those after ten of all options; then one is tried again."""
+ATTEMPTS, NEAR = 50, 10
+"""So many draws for a setting that no earlier trial has, the first near the config; then one is tried again."""
 
 
 def sampler(seed: int) -> optuna.samplers.BaseSampler:
@@ -251,12 +251,12 @@ def claim(shared: optuna.Study, folder: Path, space: Space, config: ConfigDict, 
             yield None
             return
         done = [one.params for one in shared.get_trials(deepcopy=False, states=(*OVER, TrialState.RUNNING))]
+        own = own_setting(config, space)
         for attempt in range(ATTEMPTS):
             # What follows knows what is stored and no more, so a study that was killed is the study that was not.
             seed = config.seed + taken + 1000 * attempt
             waiting = shared.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-            if taken < STARTUP and attempt < 10 and not waiting:
-                own = own_setting(config, space)
+            if taken < STARTUP and attempt < NEAR and not waiting:
                 shared.enqueue_trial(near(own, seed) if taken else own)
             shared.sampler = sampler(seed)
             trial = shared.ask()
